@@ -1,0 +1,58 @@
+"""Task and batch ids: 64-bit snowflakes, sortable by the time they were given.
+
+Layout: milliseconds since 2025-01-01 UTC << 22 | instance << 12 | sequence. In JSON they are
+strings, since they exceed 2^53.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from hakuriver.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EPOCH_MS = 1_735_689_600_000
+_SEQUENCES = 1 << 12
+_INSTANCES = 1 << 10
+_MAX_ID = (1 << 63) - 1
+_DIGITS = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
+
+
+class Snowflakes:
+    """Gives distinct, ever larger ids.
+
+    Args:
+        clock_ms: milliseconds since the Unix epoch; it may jump back, the ids do not.
+        last: the largest id ever given, which the store knows after a restart.
+        instance: 0 to 1023, for a database that several hosts would feed.
+    """
+
+    def __init__(self, clock_ms: Callable[[], int], *, last: int = 0, instance: int = 0) -> None:
+        if not 0 <= instance < _INSTANCES:
+            raise ValueError(f"instance {instance} is not between 0 and {_INSTANCES - 1}")
+        self._clock_ms = clock_ms
+        self._instance = instance
+        self._millisecond = last >> 22
+        # Whatever sequence `last` bore: its whole millisecond counts as used.
+        self._sequence = _SEQUENCES - 1 if last else -1
+
+    def next(self) -> int:
+        """Return an id larger than every one before; borrow from the future if need be."""
+        now = self._clock_ms() - EPOCH_MS
+        if now > self._millisecond:
+            self._millisecond, self._sequence = now, 0
+        elif self._sequence + 1 < _SEQUENCES:
+            self._sequence += 1
+        else:
+            self._millisecond, self._sequence = self._millisecond + 1, 0
+        return self._millisecond << 22 | self._instance << 12 | self._sequence
+
+
+def parse_id(text: str, what: str = "task") -> int:
+    """Return the id in `text`; raise `NotFound`, since nothing can bear another spelling."""
+    if not _DIGITS.match(text) or int(text) > _MAX_ID:
+        raise NotFound(f"no {what} {text[:40]!r} (ids are decimal numbers)")
+    return int(text)

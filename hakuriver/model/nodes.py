@@ -1,0 +1,63 @@
+"""Nodes: what a machine has, what it can enforce, and how busy it is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class NodeStatus(StrEnum):
+    """Whether a node's runner is linked to the host right now."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+class NumaNode(msgspec.Struct, frozen=True):
+    """One memory domain: its CPU numbers and its memory, as the kernel counts them."""
+
+    cores: tuple[int, ...]
+    memory_bytes: int
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node can enforce: None where it can, else the reason why it cannot."""
+
+    memory_limit: str | None = None
+    time_limit: str | None = None
+    numa_binding: str | None = None
+    private_network: str | None = None
+    private_pid: str | None = None
+
+
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner tells of its machine when it links up.
+
+    `cpus` are the CPU numbers this runner may give out (`runner.cpus`), `numa_topology` maps the
+    kernel's NUMA node number, as text, to the part of it within those CPUs; empty means unknown.
+    """
+
+    version: str
+    launcher: str
+    cpus: tuple[int, ...]
+    memory_bytes: int
+    numa_topology: dict[str, NumaNode] = {}
+    capabilities: Capabilities = Capabilities()
+
+
+class NumaUse(msgspec.Struct, frozen=True):
+    """How busy one NUMA node is: CPU in per cent of its cores, memory in bytes."""
+
+    cpu_percent: float
+    memory_used_bytes: int
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's measured use: shown, never scheduled on."""
+
+    cpu_percent: float = 0.0
+    memory_used_bytes: int = 0
+    memory_total_bytes: int = 0
+    load_average: float = 0.0
+    numa: dict[str, NumaUse] = {}

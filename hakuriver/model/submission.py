@@ -1,0 +1,160 @@
+"""A submission: its schema with every limit, and the checks that no schema can state.
+
+Clients check with the same code before they send, so that a mistake is told where it was made.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from typing import Annotated, Self
+
+import msgspec
+from msgspec import Meta
+
+from hakuriver.errors import InvalidRequest
+from hakuriver.model.quantities import MAX_DURATION, MAX_MEMORY
+from hakuriver.model.tasks import TaskSpec
+
+MAX_REQUEST = 16 << 20
+MAX_SCRIPT = 8 << 20
+# The kernel's MAX_ARG_STRLEN is 32 pages with the closing NUL.
+MAX_ARGUMENT = (128 << 10) - 1
+MAX_TOTAL = 1 << 20
+MAX_TARGETS = 1000
+MAX_CORES = 1 << 16
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+_AT = re.compile(r"(?P<reason>.*) - at `(?P<path>[^`]*)`\Z", re.DOTALL)
+
+_Name = Annotated[str, Meta(max_length=200)]
+
+
+class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /submit``: exactly one of `command`, `script` and `script_base64`.
+
+    Memory is in bytes, time in seconds. Without `targets` the scheduler picks a node. Without
+    `interpreter` a script runs by its ``#!`` line or, if it has none, with the node's Python.
+    """
+
+    command: str | None = None
+    arguments: list[str] = []
+    env_vars: dict[str, str] = {}
+    required_cores: Annotated[int, Meta(ge=0, le=MAX_CORES)] = 1
+    required_memory_bytes: Annotated[int, Meta(ge=1, le=MAX_MEMORY)] | None = None
+    use_private_network: bool = False
+    use_private_pid: bool = False
+    targets: Annotated[list[str], Meta(max_length=MAX_TARGETS)] | None = None
+    script: str | None = None
+    script_base64: str | None = None
+    interpreter: list[str] | None = None
+    working_directory: str | None = None
+    time_limit_seconds: Annotated[float, Meta(gt=0, le=MAX_DURATION)] | None = None
+    name: _Name = ""
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self:
+        """Decode and check a request's body; raise `InvalidRequest` naming the field."""
+        try:
+            request = msgspec.json.decode(body, type=cls)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from None
+        except msgspec.DecodeError as error:
+            raise InvalidRequest("body", f"is not valid JSON: {error}") from None
+        return request
+
+    def to_spec(self) -> TaskSpec:
+        """Check all fields and return what a runner needs of them; raise `InvalidRequest`."""
+        script = self._script()
+        given = [self.command is not None, script is not None]
+        if sum(given) != 1:
+            raise InvalidRequest("command", "give exactly one of command, script, script_base64")
+        _check_text("command", self.command or "")
+        if self.command == "":
+            raise InvalidRequest("command", "is empty")
+        if script is None and self.interpreter is not None:
+            raise InvalidRequest("interpreter", "goes with a script only")
+        self._check_lists()
+        if self.working_directory is not None:
+            _check_text("working_directory", self.working_directory)
+            if not self.working_directory.startswith("/"):
+                raise InvalidRequest("working_directory", "must be an absolute path")
+        _check_text("name", self.name)
+        return TaskSpec(
+            command=self.command or "",
+            arguments=tuple(self.arguments),
+            env_vars=self.env_vars,
+            script=script,
+            interpreter=tuple(self.interpreter or ()),
+            required_cores=self.required_cores,
+            required_memory_bytes=self.required_memory_bytes,
+            time_limit_seconds=self.time_limit_seconds,
+            working_directory=self.working_directory,
+            use_private_network=self.use_private_network,
+            use_private_pid=self.use_private_pid,
+            name=self.name,
+        )
+
+    def _script(self) -> bytes | None:
+        if self.script is not None and self.script_base64 is not None:
+            raise InvalidRequest("script", "give script or script_base64, not both")
+        if self.script is not None:
+            script = _encoded("script", self.script)
+        elif self.script_base64 is not None:
+            try:
+                script = b64decode(self.script_base64, validate=True)
+            except (Base64Error, ValueError):
+                raise InvalidRequest("script_base64", "is not Base64") from None
+        else:
+            return None
+        if not script:
+            raise InvalidRequest("script", "is empty")
+        if len(script) > MAX_SCRIPT:
+            raise InvalidRequest("script", f"is longer than {MAX_SCRIPT} bytes")
+        return script
+
+    def _check_lists(self) -> None:
+        total = len(self.command or "")
+        for field, values in (("arguments", self.arguments), ("interpreter", self.interpreter)):
+            for index, value in enumerate(values or ()):
+                total += _check_text(f"{field}[{index}]", value)
+        if self.interpreter is not None and not (self.interpreter and self.interpreter[0]):
+            raise InvalidRequest("interpreter", "is empty")
+        for name, value in self.env_vars.items():
+            if not _ENV_NAME.match(name):
+                raise InvalidRequest(
+                    "env_vars",
+                    f"{name[:80]!r} is no variable name (letters, digits and _, no digit first)",
+                )
+            total += len(name) + _check_text(f"env_vars.{name}", value)
+        if total > MAX_TOTAL:
+            raise InvalidRequest(
+                "arguments", f"arguments and environment exceed {MAX_TOTAL} bytes together"
+            )
+
+
+def _encoded(field: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(field, "is not valid Unicode (a lone surrogate)") from None
+
+
+def _check_text(field: str, text: str) -> int:
+    """Return the size of `text` in bytes if the kernel takes it as one argument."""
+    size = len(_encoded(field, text))
+    if "\0" in text:
+        raise InvalidRequest(field, "holds a NUL byte")
+    if size > MAX_ARGUMENT:
+        raise InvalidRequest(field, f"is longer than {MAX_ARGUMENT} bytes")
+    return size
+
+
+def invalid(error: msgspec.ValidationError) -> InvalidRequest:
+    """Return `error` as ours: the path that msgspec names becomes the field."""
+    match = _AT.match(str(error))
+    if not match:
+        return InvalidRequest("body", str(error))
+    path = match["path"].removeprefix("$").removeprefix(".")
+    return InvalidRequest(path or "body", match["reason"])

@@ -1,0 +1,101 @@
+"""Tasks: what is to run, the states it goes through, and which changes of state are legal."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class TaskState(StrEnum):
+    """The states of a task; all but the first three are final."""
+
+    PENDING = "pending"
+    ASSIGNING = "assigning"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    KILLED = "killed"
+    KILLED_OOM = "killed_oom"
+    LOST = "lost"
+
+
+#: A task in one of these never changes again, but for `LOST` (see `LEGAL`).
+FINAL = frozenset(
+    {
+        TaskState.COMPLETED,
+        TaskState.FAILED,
+        TaskState.KILLED,
+        TaskState.KILLED_OOM,
+        TaskState.LOST,
+    }
+)
+
+#: Finals that a node tells about a process of its own.
+TOLD = FINAL - {TaskState.LOST}
+
+#: From each state the ones that may follow. `LOST` is a belief about a silent node, so the
+#: node's own word, that it still runs or how it ended, replaces it.
+LEGAL: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.PENDING: frozenset({TaskState.ASSIGNING, TaskState.FAILED, TaskState.KILLED}),
+    # Back to PENDING never: an assigning task that its node does not know is dispatched again.
+    TaskState.ASSIGNING: frozenset({TaskState.RUNNING}) | FINAL,
+    TaskState.RUNNING: FINAL,
+    TaskState.COMPLETED: frozenset(),
+    TaskState.FAILED: frozenset(),
+    TaskState.KILLED: frozenset(),
+    TaskState.KILLED_OOM: frozenset(),
+    TaskState.LOST: frozenset({TaskState.RUNNING}) | TOLD,
+}
+
+
+def sources_of(state: TaskState) -> frozenset[TaskState]:
+    """Return the states from which `state` may be entered: the WHERE of its update."""
+    return frozenset(before for before, after in LEGAL.items() if state in after)
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One command with its limits, as the runner gets it; the same for a whole batch.
+
+    Either `command` is a program and `arguments` its arguments, or `script` is the text of a
+    file that `interpreter` runs (with `arguments` after it). Memory is in bytes, time in seconds.
+    """
+
+    command: str
+    arguments: tuple[str, ...] = ()
+    env_vars: dict[str, str] = {}
+    script: bytes | None = None
+    interpreter: tuple[str, ...] = ()
+    required_cores: int = 1
+    required_memory_bytes: int | None = None
+    time_limit_seconds: float | None = None
+    working_directory: str | None = None
+    use_private_network: bool = False
+    use_private_pid: bool = False
+    name: str = ""
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where in a batch and on which CPUs a task runs: what differs between its siblings.
+
+    `cpus` are CPU numbers as the kernel counts them; empty when the task asked for no cores.
+    """
+
+    batch_id: int
+    batch_index: int
+    batch_size: int
+    cpus: tuple[int, ...] = ()
+    numa_node: int | None = None
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task ended, as its node tells it.
+
+    `exit_code` is the program's own, -N when signal N ended it, 127 when the program was not
+    found, None when it never ran. Times are seconds since the Unix epoch.
+    """
+
+    status: TaskState
+    exit_code: int | None = None
+    reason: str | None = None
+    completed_at: float
