@@ -10,6 +10,7 @@ becomes at the command line (``exit_code``). The closest builtin is the second p
     ├── NotFound (LookupError)              no such task, node or path: 404
     ├── Conflict                            not possible in the present state: 409
     ├── SubmissionRefused                   no task was created; has every reason
+    ├── NodeOffline                         the node that would have to answer is away: 503
     ├── HostUnreachable (ConnectionError)   nobody answers at the host's address
     ├── HostFault                           the host answered with something unexpected
     ├── StoreError                          the database cannot be used
@@ -82,6 +83,12 @@ class SubmissionRefused(HakuRiverError):  # noqa: N818
     def __init__(self, message: str, failed_targets: Sequence[FailedTarget] = ()) -> None:
         super().__init__(message)
         self.failed_targets = tuple(failed_targets)
+
+
+class NodeOffline(HakuRiverError):  # noqa: N818
+    """The node that would have to answer is offline; try again when it is back."""
+
+    http_status = 503
 
 
 class HostUnreachable(HakuRiverError, ConnectionError):  # noqa: N818

@@ -48,7 +48,8 @@ class Hello(Message, frozen=True, kw_only=True):
 class Known(Message, frozen=True, kw_only=True):
     """A task the runner has journaled and the host has not acknowledged.
 
-    `started_at` is None when it never started; `exit` is None while it runs.
+    `started_at` is None when it never started; `exit` is None while it runs. The paths are those
+    of its logs.
     """
 
     task_id: int
@@ -56,6 +57,8 @@ class Known(Message, frozen=True, kw_only=True):
     placement: Placement
     started_at: float | None = None
     exit: Exit | None = None
+    stdout_path: str = ""
+    stderr_path: str = ""
 
 
 class KnownEnd(Message, frozen=True, kw_only=True):

@@ -1,0 +1,97 @@
+"""``hakuriver.init``: write the configuration file, with fresh secrets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hakuriver.cli.common import add_common_options, run
+from hakuriver.config import default_path
+from hakuriver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TEMPLATE = """\
+# HakuRiver: one file for all roles. Keys in comments show their defaults.
+
+[network]
+host_bind_ip = "127.0.0.1"            # where the host listens; 0.0.0.0 for other machines
+host_port = 8000
+host_reachable_address = "127.0.0.1"  # where clients and runners find the host
+# runner_address = ""                 # of no use: nothing listens on a runner
+# runner_port = 0                     # of no use
+
+[paths]
+# shared_dir = ""                     # a folder at the same path on all machines, for logs
+# local_temp_dir = ""                 # fast local disk, given to tasks
+# state_dir = ""                      # default: hakuriver in the user's state folder
+
+[database]
+# db_file = ""                        # default: host/hakuriver.db in the state folder
+
+[timing]
+# heartbeat_interval = 5              # seconds
+# heartbeat_timeout_factor = 6        # silent for interval x factor: tasks are lost
+# cleanup_check_interval = 10         # seconds between looks for silent nodes
+# kill_grace = 5                      # seconds from SIGTERM to SIGKILL
+
+[runner]
+# name = ""                           # default: the machine's host name
+launcher = "process"                  # how tasks are started
+# cpus = ""                           # such as "0-7"; default: all
+# memory = ""                         # such as "64G"; default: all
+# python = ""                         # the Python that runs cells; default: the runner's own
+
+[security]
+# auth = "token"                      # "none" is allowed on loopback only
+runner_secret = "{runner_secret}"
+# runner_token = ""                   # on a node that holds its own token, not the secret
+
+[security.tokens]
+default = "{token}"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file unless there is one; print its path; return the exit code."""
+    parser = argparse.ArgumentParser(
+        "hakuriver.init", description="Write the configuration file, with fresh secrets."
+    )
+    add_common_options(parser)
+    arguments = parser.parse_args(argv)
+    path = Path(arguments.config).expanduser() if arguments.config else default_path()
+
+    def command() -> int:
+        written = write_config(path)
+        print(f"{path}" if written else f"{path} exists already; it is unchanged")
+        return 0
+
+    return run("hakuriver.init", command)
+
+
+def write_config(path: Path) -> bool:
+    """Write a file with fresh secrets, readable by its owner alone; False if there is one.
+
+    The file appears whole or not at all, and an existing one is never touched.
+    """
+    text = _TEMPLATE.format(runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32))
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        try:
+            # A link fails where a file exists; a rename would replace it.
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    return True

@@ -1,0 +1,1 @@
+"""The coordinator: one process with the HTTP API, the store and the scheduler."""

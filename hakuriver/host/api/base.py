@@ -1,0 +1,157 @@
+"""What all handlers share: tokens, checks, JSON, errors as the contract words them, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+from tornado.web import Application, HTTPError, RequestHandler
+
+from hakuriver.errors import HakuRiverError, InvalidRequest, SubmissionRefused
+from hakuriver.model.submission import MAX_REQUEST
+from hakuriver.model.views import ErrorView, FieldError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from hakuriver.host.services import Services
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 10.0
+_NUMBER = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
+_INTERNAL = "the host failed on this request; its log has the details"
+
+
+def services_of(application: Application) -> Services:
+    """Return the parts of the host that an application serves."""
+    return cast("Services", application.settings["services"])
+
+
+class ApiHandler(RequestHandler):
+    """A handler whose requests bear a client's token; `owner` is the token's name."""
+
+    owner: str
+    _gone: asyncio.Future[None]
+
+    @property
+    def services(self) -> Services:
+        """The parts of the host."""
+        return services_of(self.application)
+
+    def prepare(self) -> None:
+        """Check host name, token and content type before anything is done."""
+        self._gone = asyncio.get_running_loop().create_future()
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection):
+            # Small answers and log lines go out at once instead of waiting for one another.
+            connection.stream.set_nodelay(True)
+        self.services.gate.check_host(self.request.headers.get("Host", ""))
+        self.owner = self.authenticate()
+        if self.request.method == "POST":
+            self._check_body()
+
+    def authenticate(self) -> str:
+        """Return whose request it is; raise `Unauthorized`."""
+        return self.services.gate.owner_of(self.request.headers)
+
+    def _check_body(self) -> None:
+        if len(self.request.body) > MAX_REQUEST:
+            raise InvalidRequest("body", f"is larger than {MAX_REQUEST} bytes")
+        kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if self.request.body and kind != "application/json":
+            raise InvalidRequest("Content-Type", "must be application/json")
+
+    def argument(self, name: str) -> str | None:
+        """Return a query argument, None if it is not given or empty."""
+        try:
+            return self.get_query_argument(name, None) or None
+        except HTTPError:
+            raise InvalidRequest(name, "is not valid UTF-8") from None
+
+    def number(self, name: str, *, low: int, high: int, default: int) -> int:
+        """Return a query argument as a whole number within bounds; raise `InvalidRequest`."""
+        text = self.argument(name)
+        if text is None:
+            return default
+        if not _NUMBER.match(text) or not low <= int(text) <= high:
+            raise InvalidRequest(name, f"{text[:40]!r} is no number from {low} to {high}")
+        return int(text)
+
+    async def reply(self, view: msgspec.Struct | dict[str, Any], status: int = 200) -> None:
+        """Answer with JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        await self.finish(msgspec.json.encode(view))
+
+    async def stream(
+        self, source: AsyncGenerator[bytes, None], keep_alive: Callable[[], bytes]
+    ) -> None:
+        """Answer with what `source` yields, as it comes, until it ends or the client has gone.
+
+        While nothing comes, what `keep_alive` returns is sent every ten seconds.
+        """
+        pull: asyncio.Future[bytes] | None = None
+        try:
+            while not self._gone.done():
+                pull = pull or asyncio.ensure_future(anext(source))
+                waiting: set[asyncio.Future[Any]] = {pull, self._gone}
+                await asyncio.wait(
+                    waiting, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if pull.done():
+                    chunk, pull = pull.result(), None
+                else:
+                    chunk = keep_alive()
+                self.write(chunk)
+                await self.flush()
+        except (StopAsyncIteration, StreamClosedError):
+            return
+        finally:
+            if pull is not None:
+                pull.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await pull
+            await source.aclose()
+
+    def on_connection_close(self) -> None:
+        """End a stream whose client has gone."""
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an error as JSON; what went wrong inside is told to the log alone."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        view = ErrorView(detail=_INTERNAL)
+        if isinstance(error, InvalidRequest):
+            view = ErrorView(detail=[FieldError(error.field, error.reason)])
+        elif isinstance(error, SubmissionRefused):
+            view = ErrorView(detail=str(error), failed_targets=list(error.failed_targets))
+        elif isinstance(error, HakuRiverError):
+            view = ErrorView(detail=str(error))
+        elif status_code < 500:  # noqa: PLR2004
+            view = ErrorView(detail=self._reason)
+        if isinstance(error, HakuRiverError):
+            status_code = error.http_status
+        self.set_status(status_code)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(view))
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log what nobody expected; a refused request is no fault of the host."""
+        if not isinstance(value, HakuRiverError):
+            super().log_exception(typ, value, tb)
+
+
+class UnknownPath(ApiHandler):
+    """Whatever no route matches."""
+
+    def prepare(self) -> None:
+        """Answer 404 whatever the method."""
+        raise HTTPError(404, reason="no such path; the API lies below /api")

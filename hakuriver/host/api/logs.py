@@ -1,0 +1,114 @@
+"""Logs: raw bytes with ranges and tails, or followed as NDJSON until the task has ended."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hakuriver.errors import NodeOffline
+from hakuriver.host.api.base import ApiHandler
+from hakuriver.host.follow import follow
+from hakuriver.host.logs import LinkBroken, Subscription
+from hakuriver.model.ids import parse_id
+from hakuriver.model.messages import LogChunk, LogOpen, LogOpened, Stream
+from hakuriver.model.views import LogLine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from hakuriver.host.records import TaskRecord
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z", re.ASCII)
+_HIGHEST = 1 << 62
+_EMPTY_LINE = msgspec.json.encode(LogLine()) + b"\n"
+
+
+class Log(ApiHandler):
+    """``GET /task/{id}/stdout`` and ``/stderr``."""
+
+    async def get(self, task_id: str, stream: Stream) -> None:
+        """Answer the log, empty for a task that has not started."""
+        record = await self.services.cluster.get(parse_id(task_id))
+        tail = None
+        if self.argument("tail") is not None:
+            tail = self.number("tail", low=0, high=1_000_000_000, default=0)
+        request = LogOpen(
+            subscription=0,
+            task_id=record.id,
+            stream=stream,
+            offset=self.number("offset", low=0, high=_HIGHEST, default=0),
+            tail=tail,
+        )
+        self.set_header("X-Content-Type-Options", "nosniff")
+        if self.argument("follow") not in (None, "0"):
+            self.set_header("Content-Type", "application/x-ndjson")
+            source = follow(self.services, msgspec.structs.replace(request, follow=True))
+            await self.stream(source, lambda: _EMPTY_LINE)
+        else:
+            await self._raw(record, request)
+
+    async def _raw(self, record: TaskRecord, request: LogOpen) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Accept-Ranges", "bytes")
+        if record.started_at is None:
+            await self.finish()
+            return
+        wanted = _RANGE.match(self.request.headers.get("Range", ""))
+        if wanted and wanted[0] != "bytes=-" and request.tail is None:
+            ranged = await self._ranged(record, request, wanted[1], wanted[2])
+            if ranged is None:
+                return
+            request = ranged
+        with self._open(record, request) as subscription:
+            opened = await self._opened(record, subscription)
+            most = opened.size - opened.offset if request.limit is None else request.limit
+            await self.stream(_bytes(subscription, most), bytes)
+
+    async def _ranged(
+        self, record: TaskRecord, request: LogOpen, first: str, last: str
+    ) -> LogOpen | None:
+        """Return the request for a range of bytes; None once 416 has been answered."""
+        with self._open(record, msgspec.structs.replace(request, limit=0)) as subscription:
+            size = (await self._opened(record, subscription)).size
+        # "-5" is the last five bytes, "5-" all from the sixth.
+        start = int(first) if first else max(0, size - int(last))
+        end = min(int(last), size - 1) if first and last else size - 1
+        if start > end:
+            self.set_status(416)
+            self.set_header("Content-Range", f"bytes */{size}")
+            await self.finish()
+            return None
+        self.set_status(206)
+        self.set_header("Content-Range", f"bytes {start}-{end}/{size}")
+        return msgspec.structs.replace(request, offset=start, limit=end - start + 1)
+
+    def _open(self, record: TaskRecord, request: LogOpen) -> Subscription:
+        node = self.services.cluster.nodes.find(record.node)
+        if node is None or node.link is None or not node.online:
+            raise NodeOffline(f"{record.node} is offline; its logs can be read when it is back")
+        return self.services.subscriptions.subscribe(node.link, request)
+
+    async def _opened(self, record: TaskRecord, subscription: Subscription) -> LogOpened:
+        try:
+            return await subscription.opened()
+        except LinkBroken:
+            raise NodeOffline(f"{record.node} went offline while its log was read") from None
+
+
+async def _bytes(subscription: Subscription, most: int) -> AsyncGenerator[bytes, None]:
+    """Yield at most `most` bytes: what the log grew by since it was opened is not part of it."""
+    while most > 0:
+        try:
+            message = await subscription.next()
+        except LinkBroken:
+            return
+        if not isinstance(message, LogChunk):
+            return
+        yield message.data[:most]
+        most -= len(message.data)
+        subscription.consumed(len(message.data))
+
+
+ROUTES = [(r"(?:/api)?/task/([^/]+)/(stdout|stderr)", Log)]

@@ -1,0 +1,44 @@
+"""Nodes: what they have, how busy they are, and whether the host itself lives."""
+
+from __future__ import annotations
+
+from hakuriver._version import __version__
+from hakuriver.host.api.base import ApiHandler
+
+
+class Nodes(ApiHandler):
+    """``GET /nodes``."""
+
+    async def get(self) -> None:
+        """Answer all nodes with their accounting."""
+        await self.reply({"nodes": self.services.cluster.nodes.views()})
+
+
+class Health(ApiHandler):
+    """``GET /health``, of all nodes or of the one in ``?hostname=``."""
+
+    async def get(self) -> None:
+        """Answer the measured use; 404 for a name that no node bears."""
+        nodes = self.services.cluster.nodes
+        name = self.argument("hostname")
+        chosen = list(nodes) if name is None else [nodes.get(name)]
+        await self.reply({"nodes": [nodes.health(node) for node in chosen]})
+
+
+class Liveness(ApiHandler):
+    """``GET /healthz``: for whoever watches the process; needs no token."""
+
+    def authenticate(self) -> str:
+        """Let everybody ask."""
+        return ""
+
+    async def get(self) -> None:
+        """Answer that the event loop runs."""
+        await self.reply({"status": "ok", "version": __version__})
+
+
+ROUTES = [
+    (r"(?:/api)?/nodes", Nodes),
+    (r"(?:/api)?/health", Health),
+    (r"(?:/api)?/healthz", Liveness),
+]

@@ -1,0 +1,76 @@
+"""The feed of changes: every committed change of a task or node, for whoever follows.
+
+Followers read from one ring of encoded lines, so that a slow one costs nothing but its place: if
+the ring has moved on past it, it goes on from the store, and if that is too much, from a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hakuriver.model.views import Event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+_RING = 4096
+
+
+class Feed:
+    """Publishes events in the order of their revs.
+
+    Args:
+        replay: reads the events after a rev from the store; None when they are too many.
+        rev: the rev that the store has reached.
+    """
+
+    def __init__(self, replay: Callable[[int], Awaitable[list[Event] | None]], *, rev: int) -> None:
+        self._replay = replay
+        self._ring: deque[tuple[int, bytes]] = deque(maxlen=_RING)
+        self._before_ring = self.rev = rev
+        self._news = asyncio.Event()
+
+    def publish(self, event: Event) -> None:
+        """Hand an event to all followers; its change is on disk."""
+        if len(self._ring) == _RING:
+            self._before_ring = self._ring[0][0]
+        self.rev = max(self.rev, event.rev)
+        self._ring.append((event.rev, line(event)))
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def follow(self, after: int | None) -> AsyncGenerator[bytes, None]:
+        """Yield lines for ever: first the rev the stream starts after, then each change."""
+        seen = self.rev if after is None else after
+        yield line(Event(rev=seen))
+        if seen > self.rev:
+            # Written for another database, or one restored from a copy.
+            seen = self.rev
+            yield line(Event(rev=seen, reset=True))
+        while True:
+            if seen < self._before_ring:
+                seen, lines = await self._catch_up(seen)
+            else:
+                news = self._news
+                lines = [encoded for rev, encoded in self._ring if rev > seen]
+                seen = self.rev
+                if not lines:
+                    await news.wait()
+                    continue
+            yield b"".join(lines)
+
+    async def _catch_up(self, seen: int) -> tuple[int, list[bytes]]:
+        reached = self.rev
+        events = await self._replay(seen)
+        if events is None:
+            return reached, [line(Event(rev=reached, reset=True))]
+        return max(reached, seen), [line(event) for event in events]
+
+
+def line(event: Event) -> bytes:
+    """Return an event as one line of NDJSON."""
+    return msgspec.json.encode(event) + b"\n"

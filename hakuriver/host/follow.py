@@ -1,0 +1,105 @@
+"""Following a log from any moment of a task's life, across broken links, to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hakuriver.host.logs import LinkBroken, Subscription
+from hakuriver.host.text import Cutter
+from hakuriver.model.messages import LogChunk, LogOpen, LogReset
+from hakuriver.model.tasks import TaskState
+from hakuriver.model.views import LogEndView, LogLine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from hakuriver.host.nodes import Node
+    from hakuriver.host.records import TaskRecord
+    from hakuriver.host.services import Services
+
+# How long a log of an ended task waits for its node before the follow ends without it.
+_NODE_SECONDS = 60.0
+
+
+async def follow(services: Services, request: LogOpen) -> AsyncGenerator[bytes, None]:
+    """Yield NDJSON lines of a task's log until the task has ended and its log is whole.
+
+    A task that has not started is waited for. When the node's link breaks, the log goes on where
+    it was once the node is back.
+    """
+    cutter = Cutter(request.offset)
+    while True:
+        node = await _node_of(services, request.task_id)
+        if node is None:
+            break
+        assert node.link is not None  # noqa: S101 - `_node_of` has just seen it
+        with services.subscriptions.subscribe(node.link, request) as subscription:
+            try:
+                opened = await subscription.opened()
+                cutter = Cutter(opened.offset)
+                async for lines in _relay(subscription, cutter):
+                    yield lines
+            except LinkBroken:
+                # A character that was cut off comes again whole.
+                request = msgspec.structs.replace(request, offset=cutter.offset, tail=None)
+                continue
+        break
+    record = await _final(services, request.task_id)
+    end = LogLine(end=LogEndView(status=record.status, size=cutter.offset))
+    yield _encode([*cutter.flush(), end])
+
+
+async def _relay(subscription: Subscription, cutter: Cutter) -> AsyncGenerator[bytes, None]:
+    """Yield what comes over the link until the runner says that it is all."""
+    while True:
+        message = await subscription.next()
+        if isinstance(message, LogChunk):
+            lines = cutter.feed(message.data)
+            if lines:
+                yield _encode(lines)
+            subscription.consumed(len(message.data))
+        elif isinstance(message, LogReset):
+            cutter.reset()
+            yield _encode([LogLine(reset=True)])
+        else:
+            return
+
+
+async def _node_of(services: Services, task_id: int) -> Node | None:
+    """Wait until a task has an online node; None if it ended without one or that is away."""
+    cluster = services.cluster
+    while True:
+        task_moved = cluster.moved.next(task_id)
+        record = await cluster.get(task_id)
+        if record.started_at is None and record.is_final:
+            return None
+        if record.status is TaskState.PENDING:
+            await task_moved.wait()
+            continue
+        node_moved = cluster.nodes.moved.next(record.node or "")
+        node = cluster.nodes.find(record.node)
+        if node is not None and node.online and node.link is not None:
+            return node
+        try:
+            limit = _NODE_SECONDS if record.is_final else None
+            await asyncio.wait_for(node_moved.wait(), limit)
+        except TimeoutError:
+            return None
+
+
+async def _final(services: Services, task_id: int) -> TaskRecord:
+    """Wait until a task has ended; its log's end may come before the word of it is on disk."""
+    cluster = services.cluster
+    while True:
+        moved = cluster.moved.next(task_id)
+        record = await cluster.get(task_id)
+        if record.is_final:
+            return record
+        await moved.wait()
+
+
+def _encode(lines: list[LogLine]) -> bytes:
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)

@@ -1,0 +1,203 @@
+"""The runner link: one authenticated WebSocket a runner, which the runner opens and keeps."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from hakuriver._version import __version__
+from hakuriver.errors import Conflict, InvalidRequest, Unauthorized
+from hakuriver.host import exchange
+from hakuriver.host.api.base import ApiHandler, services_of
+from hakuriver.host.auth import bearer
+from hakuriver.model.auth import runner_token
+from hakuriver.model.ids import parse_id
+from hakuriver.model.messages import (
+    MAX_FRAME,
+    Finished,
+    Heartbeat,
+    Hello,
+    Known,
+    KnownEnd,
+    Launch,
+    LaunchWaiting,
+    LogChunk,
+    LogEnd,
+    LogOpened,
+    LogReset,
+    Message,
+    Started,
+    Welcome,
+    decode_from_runner,
+    encode,
+)
+from hakuriver.model.targets import check_node_name
+from hakuriver.model.tasks import TaskState
+
+if TYPE_CHECKING:
+    from tornado.httputil import HTTPServerRequest
+
+    from hakuriver.host.cluster import Cluster
+    from hakuriver.host.logs import Subscriptions
+    from hakuriver.host.services import Services
+
+logger = logging.getLogger(__name__)
+
+
+def authenticated_node(request: HTTPServerRequest, services: Services) -> str | None:
+    """Return the node for which the request's token speaks, None if it speaks for none."""
+    name = request.query_arguments.get("name", [b""])[0].decode("utf-8", "replace")
+    try:
+        check_node_name(name)
+    except InvalidRequest:
+        return None
+    expected = runner_token(services.config.security.runner_secret, name)
+    given = bearer(request.headers)
+    return name if hmac.compare_digest(given.encode(), expected.encode()) else None
+
+
+class RunnerLink(WebSocketHandler):
+    """One runner's link. Messages about one task are handled in the order they come."""
+
+    _cluster: Cluster
+    _logs: Subscriptions
+    _name: str
+    _known: list[Known]
+    _welcomed = False
+
+    async def prepare(self) -> None:
+        """Refuse whoever has not the token of the node it names."""
+        services = services_of(self.application)
+        name = authenticated_node(self.request, services)
+        if name is None:
+            self.set_status(401)
+            await self.finish({"detail": "this is no runner token for the node it names"})
+            return
+        self._name = name
+        self._cluster = services.cluster
+        self._known = []
+        self._logs = services.subscriptions
+
+    def check_origin(self, origin: str) -> bool:  # noqa: ARG002
+        """Refuse browsers: a runner sends no Origin."""
+        return False
+
+    def open(self, *_args: str, **_kwargs: str) -> None:
+        """Send small messages at once: without this a task costs 40 ms more."""
+        self.set_nodelay(True)
+
+    def on_message(self, message: str | bytes) -> None:
+        """Take in one message; nothing here waits, so that the next is read at once."""
+        try:
+            decoded = decode_from_runner(
+                message if isinstance(message, bytes) else message.encode()
+            )
+        except msgspec.DecodeError as error:
+            logger.warning("%s sent what is no message: %s", self._name, error)
+            self.close(1002, "no message of the runner link")
+            return
+        if isinstance(decoded, Hello):
+            self._cluster.spawn(self._greet(decoded))
+        elif self._welcomed:
+            self._cluster.nodes.heard(self._name)
+            self._take(decoded)
+
+    def on_close(self) -> None:
+        """Show the node as offline at once."""
+        if self._welcomed:
+            logger.info("%s: link closed (%s)", self._name, self.close_reason or "no reason given")
+            self._logs.drop(self)
+            self._cluster.spawn(self._cluster.nodes.close(self._name, self))
+
+    def send(self, message: Message) -> None:
+        """Send a message; it is lost without a word if the link is broken."""
+        frame = encode(message)
+        if isinstance(message, Launch) and len(frame) > MAX_FRAME // 2:
+            frame = encode(LaunchWaiting(task_id=message.task_id))
+        try:
+            # The future that this returns speaks of flow control; credit bounds what is sent.
+            sent = self.write_message(frame, binary=True)
+        except WebSocketClosedError:
+            return
+        sent.add_done_callback(lambda future: future.exception())
+
+    def disconnect(self, reason: str) -> None:
+        """Break the link; a peer that no longer answers is cut off."""
+        logger.warning("%s: link cut (%s)", self._name, reason)
+        self.close(1001, reason)
+        if self.ws_connection is not None:
+            self.ws_connection.client_terminated = True
+            self.ws_connection._abort()  # noqa: SLF001 - waits for no answer, unlike close()
+
+    async def _greet(self, hello: Hello) -> None:
+        refusal = exchange.objection(self._cluster, self._name, hello)
+        if refusal is not None:
+            logger.warning("%s: refused: %s", self._name, refusal.reason)
+            self.send(refusal)
+            self.close(1008, "refused")
+            return
+        before = self._cluster.nodes.find(self._name)
+        if before is not None and before.link is not None:
+            before.link.disconnect("its runner has linked up anew")
+        self._welcomed = True
+        await self._cluster.nodes.admit(self._name, hello, self)
+        config = services_of(self.application).config
+        self.send(
+            Welcome(
+                cluster_id=self._cluster.store.cluster_id,
+                heartbeat_interval=config.timing.heartbeat_interval,
+                version=__version__,
+            )
+        )
+
+    async def _reconcile(self) -> None:
+        await exchange.reconcile(self._cluster, self._name, self._known)
+        self._known = []
+        logger.info("%s: online", self._name)
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Known():
+                self._known.append(message)
+            case KnownEnd():
+                self._cluster.spawn(self._reconcile())
+            case Heartbeat():
+                self._cluster.nodes.heard(self._name, message.metrics)
+            case Started():
+                self._cluster.spawn(self._cluster.started(self._name, message))
+            case Finished():
+                self._cluster.spawn(self._cluster.finished(self._name, message))
+            case LogOpened() | LogChunk() | LogReset() | LogEnd():
+                self._logs.deliver(self, message)
+            case _:
+                logger.warning("%s sent an unexpected %s", self._name, type(message).__name__)
+
+
+class WaitingLaunch(ApiHandler):
+    """``GET /api/runner/launch/<id>``: a launch that was too large for the link."""
+
+    def authenticate(self) -> str:
+        """Ask for the token of the node that is named."""
+        name = authenticated_node(self.request, self.services)
+        if name is None:
+            raise Unauthorized("this is no runner token for the node it names")
+        return name
+
+    async def get(self, task_id: str) -> None:
+        """Answer the `Launch` message of a task that is assigned to the asking node."""
+        cluster = self.services.cluster
+        record = await cluster.get(parse_id(task_id))
+        if record.node != self.owner or record.status is not TaskState.ASSIGNING:
+            raise Conflict(f"task {task_id} does not wait to be started by {self.owner}")
+        self.set_header("Content-Type", "application/msgpack")
+        await self.finish(encode(await cluster.launch_message(record)))
+
+
+ROUTES: list[tuple[str, Any]] = [
+    (r"/api/runner", RunnerLink),
+    (r"/api/runner/launch/([^/]+)", WaitingLaunch),
+]

@@ -1,0 +1,98 @@
+"""A host's life: open the store, listen, watch for silent nodes, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from hakuriver.errors import StartError
+from hakuriver.host import exchange
+from hakuriver.host.app import make_app
+from hakuriver.host.auth import Gate
+from hakuriver.host.cluster import Cluster
+from hakuriver.host.logs import Subscriptions
+from hakuriver.host.services import Services
+from hakuriver.host.store import Store
+from hakuriver.model.submission import MAX_REQUEST
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from hakuriver.config import Config
+
+logger = logging.getLogger(__name__)
+
+# Requests under way get so long to end when the host is told to.
+_CLOSE_SECONDS = 2.0
+
+
+async def serve(config: Config, *, listening: Callable[[str, int], None] | None = None) -> None:
+    """Run a host until SIGTERM or SIGINT.
+
+    Args:
+        config: its settings; port 0 takes a free one.
+        listening: called with address and port once the host answers.
+
+    Raises:
+        ConfigError: the security settings would leave it open or locked.
+        StoreError: the database cannot be used.
+        StartError: the address cannot be listened on.
+    """
+    stop = _stop_on_signals()
+    gate = Gate(config)
+    # Before the database: a second host on the same port must not touch anything.
+    sockets = _bind(config)
+    store = await asyncio.to_thread(Store, config.db_file)
+    cluster = Cluster(store)
+    await cluster.load()
+    services = Services(config, gate, cluster, Subscriptions())
+    # The handlers refuse a body over the limit by name; what is far over is cut off here.
+    server = HTTPServer(make_app(services), max_body_size=2 * MAX_REQUEST, max_header_size=64 << 10)
+    server.add_sockets(sockets)
+    watch = asyncio.create_task(_watch(cluster, config))
+    address, port = sockets[0].getsockname()[:2]
+    logger.info("Listening on http://%s:%s, database %s", address, port, config.db_file)
+    if listening is not None:
+        listening(address, port)
+    await stop.wait()
+    logger.info("Stopping; tasks go on")
+    server.stop()
+    watch.cancel()
+    await asyncio.wait(
+        {watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
+    )
+    await cluster.close()
+    await asyncio.to_thread(store.close)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _bind(config: Config) -> list[socket.socket]:
+    address, port = config.network.host_bind_ip, config.network.host_port
+    try:
+        return bind_sockets(port, address)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {address}:{port} ({error.strerror}); stop what does, or set "
+            "network.host_bind_ip and network.host_port"
+        ) from None
+
+
+async def _watch(cluster: Cluster, config: Config) -> None:
+    """Look for nodes that have fallen silent, for as long as the host lives."""
+    silence = config.timing.heartbeat_interval * config.timing.heartbeat_timeout_factor
+    while True:
+        await asyncio.sleep(config.timing.cleanup_check_interval)
+        await exchange.sweep(cluster, silence)

@@ -1,0 +1,186 @@
+"""The nodes: their links, how busy they are, and what they told of themselves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hakuriver.errors import NotFound
+from hakuriver.host.pulse import Pulse
+from hakuriver.host.records import NodeRecord
+from hakuriver.host.store import Store, queries
+from hakuriver.model.nodes import Metrics, NodeStatus
+from hakuriver.model.views import Event, HealthView, NodeView, NumaHealth, to_iso
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hakuriver.host.cluster import Link
+    from hakuriver.host.feed import Feed
+    from hakuriver.host.scheduler import Scheduler
+    from hakuriver.model.messages import Hello, Message
+
+
+@dataclass(slots=True)
+class Node:
+    """A node as it is now. `online` means linked, and its first exchange has ended."""
+
+    record: NodeRecord
+    heard: float
+    link: Link | None = None
+    online: bool = False
+    metrics: Metrics = Metrics()  # noqa: RUF009 - frozen
+
+
+class Nodes:
+    """All nodes that ever joined, by name."""
+
+    def __init__(self, store: Store, scheduler: Scheduler, feed: Feed) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._feed = feed
+        self._nodes: dict[str, Node] = {}
+        self.moved: Pulse[str] = Pulse()
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    async def load(self) -> None:
+        """Take up the nodes from the store; none of them is linked yet."""
+        for record in await self._store.read(queries.nodes):
+            # The time it was silent to a host that did not run is not the node's silence.
+            self._nodes[record.name] = Node(record, heard=time.monotonic())
+            self._tell_scheduler(self._nodes[record.name])
+
+    def get(self, name: str) -> Node:
+        """Return a node; raise `NotFound`."""
+        if name not in self._nodes:
+            known = ", ".join(sorted(self._nodes)) or "none has joined yet"
+            raise NotFound(f"there is no node {name!r} (nodes: {known})")
+        return self._nodes[name]
+
+    def find(self, name: str | None) -> Node | None:
+        """Return a node, None if there is none of that name."""
+        return self._nodes.get(name or "")
+
+    def send(self, name: str | None, message: Message) -> None:
+        """Send to a node that is linked; else its next exchange will tell it."""
+        node = self.find(name)
+        if node is not None and node.link is not None:
+            node.link.send(message)
+
+    def is_online(self, name: str | None) -> bool:
+        """Whether a node is linked and its exchange has ended."""
+        node = self.find(name)
+        return node is not None and node.online
+
+    async def admit(self, name: str, hello: Hello, link: Link) -> None:
+        """Take in a runner's machine; tasks may start there only after `open`."""
+        record = NodeRecord(
+            name=name,
+            rev=self._store.next_rev(),
+            uid=hello.node_uid,
+            info=hello.info,
+            last_heartbeat=time.time(),
+        )
+        node = Node(record, heard=time.monotonic(), link=link)
+        if name in self._nodes:
+            before = self._nodes[name]
+            node.metrics = before.metrics
+            node.record = msgspec.structs.replace(record, draining=before.record.draining)
+        self._nodes[name] = node
+        self._tell_scheduler(node)
+        await self._store.save_node(node.record)
+
+    async def open(self, name: str) -> None:
+        """Let tasks start on a node: its exchange has ended."""
+        node = self.get(name)
+        node.online = True
+        self._tell_scheduler(node)
+        await self._publish(node)
+
+    async def close(self, name: str, link: Link) -> None:
+        """Take note that a link broke, unless another has taken its place."""
+        node = self.find(name)
+        if node is None or node.link is not link:
+            return
+        node.link, node.online = None, False
+        self._tell_scheduler(node)
+        await self._publish(node)
+
+    def heard(self, name: str, metrics: Metrics | None = None) -> None:
+        """Take note of a sign of life."""
+        node = self.get(name)
+        node.heard = time.monotonic()
+        node.record = msgspec.structs.replace(node.record, last_heartbeat=time.time())
+        if metrics is not None:
+            node.metrics = metrics
+
+    def views(self) -> list[NodeView]:
+        """Return all nodes as clients see them, sorted by name."""
+        return [self.view(self._nodes[name]) for name in sorted(self._nodes)]
+
+    def view(self, node: Node) -> NodeView:
+        """Return a node with its accounting."""
+        record, info = node.record, node.record.info
+        in_use = sorted(set(info.cpus) - self._scheduler.free(record.name))
+        return NodeView(
+            hostname=record.name,
+            rev=record.rev,
+            url=None,
+            status=NodeStatus.ONLINE if node.online else NodeStatus.OFFLINE,
+            total_cores=len(info.cpus),
+            cores_in_use=len(in_use),
+            available_cores=len(info.cpus) - len(in_use),
+            cpus_in_use=in_use,
+            memory_total_bytes=info.memory_bytes,
+            last_heartbeat=to_iso(record.last_heartbeat),
+            numa_topology=info.numa_topology or None,
+            launcher=info.launcher,
+            capabilities=info.capabilities,
+            version=info.version,
+            draining=record.draining,
+        )
+
+    def health(self, node: Node) -> HealthView:
+        """Return a node's measured use."""
+        info, metrics = node.record.info, node.metrics
+        total = metrics.memory_total_bytes or info.memory_bytes
+        return HealthView(
+            hostname=node.record.name,
+            status=NodeStatus.ONLINE if node.online else NodeStatus.OFFLINE,
+            last_heartbeat=to_iso(node.record.last_heartbeat),
+            cpu_percent=metrics.cpu_percent,
+            memory_percent=round(100 * metrics.memory_used_bytes / total, 1) if total else 0.0,
+            memory_used_bytes=metrics.memory_used_bytes,
+            memory_total_bytes=total,
+            load_average=metrics.load_average,
+            numa={
+                key: NumaHealth(
+                    cores=list(numa.cores),
+                    memory_bytes=numa.memory_bytes,
+                    use=metrics.numa.get(key),
+                )
+                for key, numa in info.numa_topology.items()
+            },
+            launcher=info.launcher,
+            capabilities=info.capabilities,
+            version=info.version,
+        )
+
+    def _tell_scheduler(self, node: Node) -> None:
+        info = node.record.info
+        numa = {int(key): part.cores for key, part in info.numa_topology.items()}
+        takes = node.online and not node.record.draining
+        self._scheduler.set_node(node.record.name, info.cpus, numa, open_=takes)
+
+    async def _publish(self, node: Node) -> None:
+        """Save a node as it is now under a new rev, then tell everybody."""
+        node.record = record = msgspec.structs.replace(node.record, rev=self._store.next_rev())
+        await self._store.save_node(record)
+        view = msgspec.structs.replace(self.view(node), rev=record.rev)
+        self._feed.publish(Event(rev=record.rev, node=view))
+        self.moved.fire(record.name)

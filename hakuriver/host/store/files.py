@@ -1,0 +1,64 @@
+"""The database's file: where it may lie, and that one host alone has it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from hakuriver.errors import StoreError
+
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "afs"})
+
+
+def prepare(path: Path) -> int:
+    """Make the folder and the file (0600) and lock it; return the lock's descriptor.
+
+    Raises:
+        StoreError: another host has it, it lies on a network file system (where SQLite's
+            write-ahead log does not work), or it cannot be made.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kind = _file_system(path.parent.resolve(), Path("/proc/self/mountinfo").read_text("utf-8"))
+        if kind in _NETWORK:
+            raise StoreError(
+                f"{path}: lies on a network file system ({kind}), where SQLite loses data; "
+                "set database.db_file to a local folder"
+            )
+        lock = _lock(path)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be made or opened ({error.strerror}); set database.db_file"
+        ) from None
+    return lock
+
+
+def _lock(path: Path) -> int:
+    lock = os.open(
+        path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+    )
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise StoreError(
+            f"{path}: another host has this database open (pid {pid}); stop it, or set "
+            "database.db_file to another file"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _file_system(folder: Path, mountinfo: str) -> str:
+    """Return the type of file system that `folder` lies on, by the longest mount point."""
+    best, kind = "", ""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4].replace("\\040", " ")
+        if folder.is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, right.split()[0]
+    return kind
