@@ -108,10 +108,7 @@ class RunnerLink(WebSocketHandler):
 
     def on_close(self) -> None:
         """Show the node as offline at once."""
-        if self._welcomed:
-            logger.info("%s: link closed (%s)", self._name, self.close_reason or "no reason given")
-            self._logs.drop(self)
-            self._cluster.spawn(self._cluster.nodes.close(self._name, self))
+        self._let_go(self.close_reason or "no reason given")
 
     def send(self, message: Message) -> None:
         """Send a message; it is lost without a word if the link is broken."""
@@ -126,12 +123,18 @@ class RunnerLink(WebSocketHandler):
         sent.add_done_callback(lambda future: future.exception())
 
     def disconnect(self, reason: str) -> None:
-        """Break the link; a peer that no longer answers is cut off."""
-        logger.warning("%s: link cut (%s)", self._name, reason)
+        """Break the link; from now on nothing that still comes over it counts."""
+        # A peer that does not answer the close is cut off by Tornado after five seconds.
         self.close(1001, reason)
-        if self.ws_connection is not None:
-            self.ws_connection.client_terminated = True
-            self.ws_connection._abort()  # noqa: SLF001 - waits for no answer, unlike close()
+        self._let_go(reason)
+
+    def _let_go(self, reason: str) -> None:
+        if not self._welcomed:
+            return
+        self._welcomed = False
+        logger.info("%s: link closed (%s)", self._name, reason)
+        self._logs.drop(self)
+        self._cluster.spawn(self._cluster.nodes.close(self._name, self))
 
     async def _greet(self, hello: Hello) -> None:
         refusal = exchange.objection(self._cluster, self._name, hello)

@@ -49,7 +49,7 @@ class ApiHandler(RequestHandler):
         """Check host name, token and content type before anything is done."""
         self._gone = asyncio.get_running_loop().create_future()
         connection = self.request.connection
-        if isinstance(connection, HTTP1Connection):
+        if isinstance(connection, HTTP1Connection) and connection.stream is not None:
             # Small answers and log lines go out at once instead of waiting for one another.
             connection.stream.set_nodelay(True)
         self.services.gate.check_host(self.request.headers.get("Host", ""))
@@ -67,6 +67,17 @@ class ApiHandler(RequestHandler):
         kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if self.request.body and kind != "application/json":
             raise InvalidRequest("Content-Type", "must be application/json")
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has closed the connection."""
+        return self._gone.done()
+
+    def cut(self) -> None:
+        """Close the connection in the midst of an answer: the rest of it cannot be had."""
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection) and connection.stream is not None:
+            connection.stream.close()
 
     def argument(self, name: str) -> str | None:
         """Return a query argument, None if it is not given or empty."""
@@ -99,7 +110,7 @@ class ApiHandler(RequestHandler):
         """
         pull: asyncio.Future[bytes] | None = None
         try:
-            while not self._gone.done():
+            while not self.gone:
                 pull = pull or asyncio.ensure_future(anext(source))
                 waiting: set[asyncio.Future[Any]] = {pull, self._gone}
                 await asyncio.wait(

@@ -16,8 +16,6 @@ from hakuriver.model.messages import LogChunk, LogOpen, LogOpened, Stream
 from hakuriver.model.views import LogLine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from hakuriver.host.records import TaskRecord
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z", re.ASCII)
@@ -63,8 +61,27 @@ class Log(ApiHandler):
             request = ranged
         with self._open(record, request) as subscription:
             opened = await self._opened(record, subscription)
-            most = opened.size - opened.offset if request.limit is None else request.limit
-            await self.stream(_bytes(subscription, most), bytes)
+            # What the log grows by from now on is not part of the answer.
+            rest = opened.size - opened.offset
+            size = rest if request.limit is None else min(rest, request.limit)
+            self.set_header("Content-Length", str(size))
+            await self._send(subscription, size)
+
+    async def _send(self, subscription: Subscription, size: int) -> None:
+        """Send `size` bytes; cut the connection if there are fewer, so that the client sees it."""
+        while size > 0 and not self.gone:
+            try:
+                message = await subscription.next()
+            except LinkBroken:
+                message = None
+            if not isinstance(message, LogChunk):
+                self.cut()
+                return
+            data = message.data[:size]
+            size -= len(data)
+            self.write(data)
+            await self.flush()
+            subscription.consumed(len(message.data))
 
     async def _ranged(
         self, record: TaskRecord, request: LogOpen, first: str, last: str
@@ -95,20 +112,6 @@ class Log(ApiHandler):
             return await subscription.opened()
         except LinkBroken:
             raise NodeOffline(f"{record.node} went offline while its log was read") from None
-
-
-async def _bytes(subscription: Subscription, most: int) -> AsyncGenerator[bytes, None]:
-    """Yield at most `most` bytes: what the log grew by since it was opened is not part of it."""
-    while most > 0:
-        try:
-            message = await subscription.next()
-        except LinkBroken:
-            return
-        if not isinstance(message, LogChunk):
-            return
-        yield message.data[:most]
-        most -= len(message.data)
-        subscription.consumed(len(message.data))
 
 
 ROUTES = [(r"(?:/api)?/task/([^/]+)/(stdout|stderr)", Log)]

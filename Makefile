@@ -1,0 +1,45 @@
+# make demo    runs the quickstart notebook on an embedded cluster of two nodes
+# make test    installs what the tests need and passes them all
+# make lint    formats, lints and checks types and imports, changing nothing
+# make clean   removes what the others made
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := build/demo
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest tests/unit $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest tests/integration $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest tests/notebook $(PYTEST_OPTIONS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "HakuRiver needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); name another with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each mark says that the extra of its name is installed as pyproject.toml has it now.
+$(VENV)/.%: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

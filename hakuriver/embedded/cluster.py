@@ -1,0 +1,155 @@
+"""`up` and `down`: the embedded cluster's life."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from hakuriver.client.endpoint import embedded_file
+from hakuriver.embedded import files, waiting
+from hakuriver.embedded.processes import Daemon, end, spawn
+from hakuriver.errors import HakuRiverError, InvalidRequest, StartError
+from hakuriver.model.auth import runner_token
+from hakuriver.runner.launchers.process import shut_down
+from hakuriver.runner.state import StateFolder
+
+# Tasks that the host could not kill get so long between SIGTERM and SIGKILL, in seconds.
+_KEEPER_GRACE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A running embedded cluster; `started` tells that this call started it."""
+
+    url: str
+    token: str = field(repr=False)
+    nodes: tuple[str, ...]
+    started: bool
+
+    def describe(self) -> str:
+        """Return one line for people: where it is and what it has."""
+        verb = "is up" if self.started else "is up already"
+        return f"The embedded cluster {verb} at {self.url} (nodes: {', '.join(self.nodes)})"
+
+
+def up(*, nodes: int = 1, workdir: Path | None = None) -> Embedded:
+    """Start a cluster of `nodes` nodes, or find the one that runs, whatever its size.
+
+    The nodes share this machine's CPUs evenly. Tasks run in `workdir` unless they name another
+    folder; by default that is the caller's.
+
+    Raises:
+        InvalidRequest: there are fewer CPUs than nodes.
+        StartError: a process of it did not start; holds its last words.
+    """
+    shares = _shares(sorted(os.sched_getaffinity(0)), nodes)
+    with files.lock():
+        facts = files.read_facts()
+        if facts is not None and all(daemon.find() for daemon in facts.daemons):
+            return Embedded(facts.url, facts.token, tuple(facts.nodes), started=False)
+        if facts is not None:
+            _end(facts)
+        return _start(shares, workdir or Path.cwd())
+
+
+def down(*, purge: bool = False) -> bool:
+    """End the cluster and its tasks; False if none runs. No process of it is left behind.
+
+    With `purge` its tasks, logs and secrets are removed as well.
+    """
+    with files.lock():
+        facts = files.read_facts()
+        if facts is not None:
+            # A host that no longer answers cannot kill them; their keepers do it below.
+            with suppress(HakuRiverError, TimeoutError):
+                waiting.kill_tasks(facts.url, facts.token)
+            _end(facts)
+        if purge:
+            shutil.rmtree(files.data(), ignore_errors=True)
+        return facts is not None
+
+
+def _start(shares: list[list[int]], workdir: Path) -> Embedded:
+    kept = files.kept_secrets()
+    names = [f"node{number}" for number in range(1, len(shares) + 1)]
+    facts = files.Facts(url="", token=kept.token, nodes=names, daemons=[])
+    try:
+        host, port = _start_host(kept)
+        facts.daemons.append(host)
+        for name, cpus in zip(names, shares, strict=True):
+            facts.daemons.append(_start_runner(port, kept, name, cpus, workdir))
+        facts = msgspec.structs.replace(facts, url=f"http://127.0.0.1:{port}")
+        waiting.until_online(facts.url, facts.token, names)
+    except BaseException:
+        _end(facts)
+        raise
+    files.write_facts(facts)
+    return Embedded(facts.url, facts.token, tuple(names), started=True)
+
+
+def _start_host(kept: files.Secrets) -> tuple[Daemon, int]:
+    """Start the host on a free port and return it with the port, once it answers."""
+    path = files.write_settings(
+        "host",
+        {
+            "network": {"host_port": 0},
+            "paths": {"state_dir": str(files.data())},
+            # On one machine a node that hangs may be noticed sooner than in a cluster.
+            "timing": {"heartbeat_interval": 2},
+            "security": {"runner_secret": kept.runner_secret},
+            "security.tokens": {"default": kept.token},
+        },
+    )
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as ready:
+        try:
+            options = ["host", "-c", str(path), "--ready-fd", str(writer)]
+            host = spawn(options, files.log("host"), keep=writer)
+        finally:
+            os.close(writer)
+        # Holds the port, or nothing when the host has ended without one.
+        port = ready.readline().strip()
+    if not port:
+        end([host])
+        raise StartError(f"the host did not start: {files.last_words('host')}")
+    return host, int(port)
+
+
+def _start_runner(
+    port: int, kept: files.Secrets, name: str, cpus: list[int], workdir: Path
+) -> Daemon:
+    path = files.write_settings(
+        name,
+        {
+            "network": {"host_port": port},
+            "paths": {"state_dir": str(files.data() / name)},
+            "runner": {"name": name, "launcher": "process", "cpus": ",".join(map(str, cpus))},
+            "security": {"runner_token": runner_token(kept.runner_secret, name)},
+        },
+    )
+    options = ["runner", "-c", str(path), "--default-workdir", str(workdir.absolute())]
+    return spawn(options, files.log(name))
+
+
+def _shares(cpus: list[int], nodes: int) -> list[list[int]]:
+    """Split CPU numbers into so many runs of nearly equal length."""
+    if not 1 <= nodes <= len(cpus):
+        raise InvalidRequest(
+            "nodes", f"{nodes} is not between 1 and the {len(cpus)} CPUs of this machine"
+        )
+    bounds = [len(cpus) * index // nodes for index in range(nodes + 1)]
+    return [cpus[low:high] for low, high in pairwise(bounds)]
+
+
+def _end(facts: files.Facts) -> None:
+    """End hosts and runners, then what their keepers still hold."""
+    end(facts.daemons)
+    for name in facts.nodes:
+        waiting.run(shut_down(StateFolder(files.data() / name).keeper, grace=_KEEPER_GRACE))
+    embedded_file().unlink(missing_ok=True)
