@@ -85,7 +85,7 @@ class Security(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """All settings. `source` is the file they came from, None for the built-in defaults."""
+    """All settings, a section each."""
 
     network: Network = Network()
     paths: Paths = Paths()
@@ -98,14 +98,14 @@ class Config(_Section, frozen=True):
     def state_dir(self) -> Path:
         """The folder for what this machine alone needs; never on a shared home."""
         if self.paths.state_dir:
-            return Path(self.paths.state_dir).expanduser()
+            return expand(self.paths.state_dir)
         return platformdirs.user_state_path("hakuriver")
 
     @property
     def db_file(self) -> Path:
         """The host's database file."""
         if self.database.db_file:
-            return Path(self.database.db_file).expanduser()
+            return expand(self.database.db_file)
         return self.state_dir / "host" / "hakuriver.db"
 
     @property
@@ -129,11 +129,26 @@ def find_config(explicit: str | None, environ: Mapping[str, str]) -> Path | None
         (environ.get("HAKURIVER_CONFIG"), "HAKURIVER_CONFIG"),
     ):
         if named:
-            path = Path(named).expanduser()
-            if not path.is_file():
+            path = expand(named)
+            if not _is_file(path):
                 raise ConfigError(f"{by}: there is no file {path} (make one with hakuriver.init)")
             return path
-    return default_path() if default_path().is_file() else None
+    return default_path() if _is_file(default_path()) else None
+
+
+def expand(text: str) -> Path:
+    """Return a path with ``~`` filled in; raise `ConfigError` where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text}: nobody knows whose home folder that is") from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be looked at ({error.strerror})") from None
 
 
 def load_config(explicit: str | None = None, environ: Mapping[str, str] | None = None) -> Config:

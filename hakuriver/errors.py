@@ -102,6 +102,8 @@ class HostFault(HakuRiverError):  # noqa: N818
 class StoreError(HakuRiverError):
     """The database cannot be used; the message says why and how to mend it."""
 
+    http_status = 503
+
 
 class StartError(HakuRiverError):
     """A daemon did not start; the message holds its last words."""

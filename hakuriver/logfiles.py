@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hakuriver.folders import make_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +41,7 @@ class TaskFiles:
     def make(self) -> None:
         """Make the folders, for their owner alone; those that exist keep their mode."""
         for folder in ("scripts", "task_outputs", "task_errors"):
-            (self.root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.root / folder)
 
 
 def open_log(path: Path) -> int | None:
@@ -56,7 +59,7 @@ def open_log(path: Path) -> int | None:
         if error.errno == errno.ELOOP:
             raise PermissionError(errno.EPERM, "a log is never read through a link") from None
         raise
-    if not os.path.isfile(f"/proc/self/fd/{descriptor}"):  # noqa: PTH113 - of the open file
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "a log is a regular file")
     return descriptor

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run
-from hakuriver.config import default_path
+from hakuriver.config import default_path, expand
 from hakuriver.errors import ConfigError
+from hakuriver.folders import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 _TEMPLATE = """\
 # HakuRiver: one file for all roles. Keys in comments show their defaults.
@@ -63,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_common_options(parser)
     arguments = parser.parse_args(argv)
-    path = Path(arguments.config).expanduser() if arguments.config else default_path()
 
     def command() -> int:
+        path = expand(arguments.config) if arguments.config else default_path()
         written = write_config(path)
         print(f"{path}" if written else f"{path} exists already; it is unchanged")
         return 0
@@ -81,7 +82,7 @@ def write_config(path: Path) -> bool:
     text = _TEMPLATE.format(runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32))
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

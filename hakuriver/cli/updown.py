@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run
+from hakuriver.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,8 @@ def up(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         from hakuriver import embedded  # noqa: PLC0415 - --help needs no cluster
 
-        found = embedded.up(nodes=arguments.nodes)
+        config = load_config(arguments.config)
+        found = embedded.up(nodes=arguments.nodes, config=config)
         print(found.describe())
         return 0
 
@@ -42,6 +44,7 @@ def down(argv: Sequence[str] | None = None) -> int:
     def command() -> int:
         from hakuriver import embedded  # noqa: PLC0415
 
+        load_config(arguments.config)
         was_up = embedded.down(purge=arguments.purge)
         print("the embedded cluster is down" if was_up else "no embedded cluster runs")
         return 0

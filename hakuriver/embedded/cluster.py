@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hakuriver.client.endpoint import embedded_file
+from hakuriver.config import Config
 from hakuriver.embedded import files, waiting
 from hakuriver.embedded.processes import Daemon, end, spawn
 from hakuriver.errors import HakuRiverError, InvalidRequest, StartError
@@ -38,11 +39,12 @@ class Embedded:
         return f"The embedded cluster {verb} at {self.url} (nodes: {', '.join(self.nodes)})"
 
 
-def up(*, nodes: int = 1, workdir: Path | None = None) -> Embedded:
+def up(*, nodes: int = 1, workdir: Path | None = None, config: Config | None = None) -> Embedded:
     """Start a cluster of `nodes` nodes, or find the one that runs, whatever its size.
 
     The nodes share this machine's CPUs evenly. Tasks run in `workdir` unless they name another
-    folder; by default that is the caller's.
+    folder; by default that is the caller's. Of `config` the timing, the shared and the temporary
+    folder and the Python for cells are taken over.
 
     Raises:
         InvalidRequest: there are fewer CPUs than nodes.
@@ -55,7 +57,7 @@ def up(*, nodes: int = 1, workdir: Path | None = None) -> Embedded:
             return Embedded(facts.url, facts.token, tuple(facts.nodes), started=False)
         if facts is not None:
             _end(facts)
-        return _start(shares, workdir or Path.cwd())
+        return _start(shares, workdir or Path.cwd(), config or Config())
 
 
 def down(*, purge: bool = False) -> bool:
@@ -75,15 +77,16 @@ def down(*, purge: bool = False) -> bool:
         return facts is not None
 
 
-def _start(shares: list[list[int]], workdir: Path) -> Embedded:
+def _start(shares: list[list[int]], workdir: Path, config: Config) -> Embedded:
     kept = files.kept_secrets()
     names = [f"node{number}" for number in range(1, len(shares) + 1)]
     facts = files.Facts(url="", token=kept.token, nodes=names, daemons=[])
     try:
-        host, port = _start_host(kept)
+        host, port = _start_host(kept, config)
         facts.daemons.append(host)
         for name, cpus in zip(names, shares, strict=True):
-            facts.daemons.append(_start_runner(port, kept, name, cpus, workdir))
+            runner = _start_runner(port, name, cpus, kept=kept, workdir=workdir, config=config)
+            facts.daemons.append(runner)
         facts = msgspec.structs.replace(facts, url=f"http://127.0.0.1:{port}")
         waiting.until_online(facts.url, facts.token, names)
     except BaseException:
@@ -93,15 +96,14 @@ def _start(shares: list[list[int]], workdir: Path) -> Embedded:
     return Embedded(facts.url, facts.token, tuple(names), started=True)
 
 
-def _start_host(kept: files.Secrets) -> tuple[Daemon, int]:
+def _start_host(kept: files.Secrets, config: Config) -> tuple[Daemon, int]:
     """Start the host on a free port and return it with the port, once it answers."""
     path = files.write_settings(
         "host",
         {
             "network": {"host_port": 0},
-            "paths": {"state_dir": str(files.data())},
-            # On one machine a node that hangs may be noticed sooner than in a cluster.
-            "timing": {"heartbeat_interval": 2},
+            "paths": _paths(config, files.data()),
+            "timing": msgspec.to_builtins(config.timing),
             "security": {"runner_secret": kept.runner_secret},
             "security.tokens": {"default": kept.token},
         },
@@ -122,19 +124,30 @@ def _start_host(kept: files.Secrets) -> tuple[Daemon, int]:
 
 
 def _start_runner(
-    port: int, kept: files.Secrets, name: str, cpus: list[int], workdir: Path
+    port: int, name: str, cpus: list[int], *, kept: files.Secrets, workdir: Path, config: Config
 ) -> Daemon:
     path = files.write_settings(
         name,
         {
             "network": {"host_port": port},
-            "paths": {"state_dir": str(files.data() / name)},
-            "runner": {"name": name, "launcher": "process", "cpus": ",".join(map(str, cpus))},
+            "paths": _paths(config, files.data() / name),
+            "timing": msgspec.to_builtins(config.timing),
+            "runner": {
+                "name": name,
+                "launcher": "process",
+                "cpus": ",".join(map(str, cpus)),
+                "python": config.runner.python,
+            },
             "security": {"runner_token": runner_token(kept.runner_secret, name)},
         },
     )
     options = ["runner", "-c", str(path), "--default-workdir", str(workdir.absolute())]
     return spawn(options, files.log(name))
+
+
+def _paths(config: Config, state_dir: Path) -> dict[str, object]:
+    kept = {name: getattr(config.paths, name) for name in ("shared_dir", "local_temp_dir")}
+    return {**kept, "state_dir": str(state_dir)}
 
 
 def _shares(cpus: list[int], nodes: int) -> list[list[int]]:

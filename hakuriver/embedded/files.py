@@ -19,6 +19,7 @@ import platformdirs
 from hakuriver.client.endpoint import embedded_file
 from hakuriver.embedded.processes import Daemon
 from hakuriver.errors import StartError
+from hakuriver.folders import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -47,7 +48,7 @@ class Secrets(msgspec.Struct, frozen=True):
 def data() -> Path:
     """Return the folder of the cluster's data, which is made if need be."""
     folder = platformdirs.user_state_path("hakuriver") / "embedded"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     return folder
 
 
@@ -81,7 +82,7 @@ def lock() -> Generator[None]:
 
 def _make_own(folder: Path) -> None:
     """Make a folder that nobody else can write; another user may have made one of that name."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     status = folder.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise StartError(
@@ -101,7 +102,7 @@ def read_facts() -> Facts | None:
     """Return the facts about the cluster that was started last, None if it was ended."""
     try:
         return msgspec.json.decode(embedded_file().read_bytes(), type=Facts)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -115,7 +116,7 @@ def kept_secrets() -> Secrets:
     path = data() / "secrets.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Secrets)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         made = Secrets(secrets.token_hex(32), secrets.token_urlsafe(32))
         write_private(path, msgspec.json.encode(made))
         return made

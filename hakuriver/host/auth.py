@@ -38,7 +38,7 @@ class Gate:
                 'security.auth = "none" is allowed on loopback only, but network.host_bind_ip '
                 f"is {bind}"
             )
-        if not self._open and not self._tokens:
+        if not self._open and not any(self._tokens.values()):
             raise ConfigError(
                 "security.tokens is empty, so nobody could ask the host for anything; "
                 "hakuriver.init writes a file with fresh tokens"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hakuriver.errors import Conflict, NotFound
+from hakuriver.errors import Conflict, NotFound, StoreError
 from hakuriver.host.feed import Feed
 from hakuriver.host.nodes import Nodes
 from hakuriver.host.pulse import Pulse
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Above this a reader starts from a snapshot instead.
 _REPLAY_LIMIT = 2000
+# So long the host waits before it tries a store again that could not be written, in seconds.
+_STORE_PAUSE = 1.0
 
 
 class Link(Protocol):
@@ -71,8 +73,12 @@ class Cluster:
                 self.scheduler.hold(record.id, record.node or "", record.placement.cpus)
 
     async def close(self) -> None:
-        """Wait for what is under way."""
-        await asyncio.gather(*self._running)
+        """Let the runners go and wait for what is under way."""
+        for node in self.nodes:
+            if node.link is not None:
+                node.link.disconnect("the host stops")
+        while self._running:
+            await asyncio.wait(self._running)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         """Run `work` beside the caller; it is kept until it ends."""
@@ -213,9 +219,13 @@ class Cluster:
             self.spawn(self._assign(decision))
 
     async def _assign(self, decision: Assignment) -> None:
-        record = await self.store.transition(
-            decision.task_id, TaskState.ASSIGNING, node=decision.node, cpus=decision.cpus
-        )
+        try:
+            record = await self.store.transition(
+                decision.task_id, TaskState.ASSIGNING, node=decision.node, cpus=decision.cpus
+            )
+        except StoreError:
+            await self._put_back(decision.task_id)
+            return
         if record is None:
             # It was killed while the decision was on its way.
             self.scheduler.remove(decision.task_id)
@@ -223,6 +233,14 @@ class Cluster:
             return
         self._replace(record)
         await self._launch(record)
+
+    async def _put_back(self, task_id: int) -> None:
+        """Queue a task anew and try again in a while: the store cannot be written."""
+        pending = self.tasks.get(task_id)
+        if pending is not None:
+            self.scheduler.put_back(task_id, demand_of(pending))
+        await asyncio.sleep(_STORE_PAUSE)
+        self.schedule()
 
     async def launch_message(self, record: TaskRecord) -> Launch:
         """Return the message that starts a task, with its script from the store."""

@@ -17,7 +17,7 @@ from hakuriver.model.tasks import TaskState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hakuriver.host.cluster import Cluster
+    from hakuriver.host.cluster import Cluster, Link
     from hakuriver.model.messages import Hello, Known
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def objection(cluster: Cluster, name: str, hello: Hello) -> Refuse | None:
     return None
 
 
-async def reconcile(cluster: Cluster, name: str, told: Sequence[Known]) -> None:
-    """Bring the host's picture of a node to what its runner told, then open the node."""
+async def reconcile(cluster: Cluster, name: str, link: Link, told: Sequence[Known]) -> None:
+    """Bring the host's picture of a node to what its runner told over `link`, then open it."""
     for known in told:
         await _take_in(cluster, name, known)
     ids = {known.task_id for known in told}
@@ -57,7 +57,8 @@ async def reconcile(cluster: Cluster, name: str, told: Sequence[Known]) -> None:
             await cluster.end(record, TaskState.LOST, f"{name} no longer knows this task")
         elif record.status is TaskState.ASSIGNING and record.kill_requested:
             await cluster.end(record, TaskState.KILLED, "killed before it started")
-    await cluster.nodes.open(name)
+    if not await cluster.nodes.open(name, link):
+        return
     for record in list(cluster.tasks.values()):
         if record.node == name and record.status is TaskState.ASSIGNING and record.id not in ids:
             cluster.launch(record)
@@ -71,9 +72,6 @@ async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
     if record is None or record.node != name:
         logger.warning("%s tells of task %s, which is not its own", name, known.task_id)
         return
-    if known.exit is not None:
-        await cluster.finished(name, Finished(task_id=known.task_id, exit=known.exit))
-        return
     if known.started_at is not None:
         await cluster.started(
             name,
@@ -84,7 +82,9 @@ async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
                 stderr_path=known.stderr_path,
             ),
         )
-    if record.kill_requested:
+    if known.exit is not None:
+        await cluster.finished(name, Finished(task_id=known.task_id, exit=known.exit))
+    elif record.kill_requested:
         cluster.nodes.send(name, Kill(task_id=known.task_id))
 
 

@@ -10,7 +10,6 @@ import msgspec
 from hakuriver.host.logs import LinkBroken, Subscription
 from hakuriver.host.text import Cutter
 from hakuriver.model.messages import LogChunk, LogOpen, LogReset
-from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import LogEndView, LogLine
 
 if TYPE_CHECKING:
@@ -69,14 +68,15 @@ async def _relay(subscription: Subscription, cutter: Cutter) -> AsyncGenerator[b
 
 
 async def _node_of(services: Services, task_id: int) -> Node | None:
-    """Wait until a task has an online node; None if it ended without one or that is away."""
+    """Wait until a task runs or ran on an online node; None if it never did, or that is away."""
     cluster = services.cluster
     while True:
         task_moved = cluster.moved.next(task_id)
         record = await cluster.get(task_id)
-        if record.started_at is None and record.is_final:
-            return None
-        if record.status is TaskState.PENDING:
+        if record.started_at is None:
+            if record.is_final:
+                return None
+            # Before the launch has arrived, its node would know of no such log.
             await task_moved.wait()
             continue
         node_moved = cluster.nodes.moved.next(record.node or "")

@@ -10,7 +10,7 @@ import msgspec
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from hakuriver._version import __version__
-from hakuriver.errors import Conflict, InvalidRequest, Unauthorized
+from hakuriver.errors import Conflict, InvalidRequest, StoreError, Unauthorized
 from hakuriver.host import exchange
 from hakuriver.host.api.base import ApiHandler, services_of
 from hakuriver.host.auth import bearer
@@ -39,6 +39,8 @@ from hakuriver.model.targets import check_node_name
 from hakuriver.model.tasks import TaskState
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from tornado.httputil import HTTPServerRequest
 
     from hakuriver.host.cluster import Cluster
@@ -101,7 +103,7 @@ class RunnerLink(WebSocketHandler):
             self.close(1002, "no message of the runner link")
             return
         if isinstance(decoded, Hello):
-            self._cluster.spawn(self._greet(decoded))
+            self._stored(self._greet(decoded))
         elif self._welcomed:
             self._cluster.nodes.heard(self._name)
             self._take(decoded)
@@ -158,22 +160,33 @@ class RunnerLink(WebSocketHandler):
         )
 
     async def _reconcile(self) -> None:
-        await exchange.reconcile(self._cluster, self._name, self._known)
+        await exchange.reconcile(self._cluster, self._name, self, self._known)
         self._known = []
         logger.info("%s: online", self._name)
+
+    def _stored(self, work: Coroutine[None, None, None]) -> None:
+        """Do what writes to the store; if that fails, the runner's next exchange repeats it."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except StoreError as error:
+                self.disconnect(str(error)[:100])
+
+        self._cluster.spawn(guarded())
 
     def _take(self, message: Message) -> None:
         match message:
             case Known():
                 self._known.append(message)
             case KnownEnd():
-                self._cluster.spawn(self._reconcile())
+                self._stored(self._reconcile())
             case Heartbeat():
                 self._cluster.nodes.heard(self._name, message.metrics)
             case Started():
-                self._cluster.spawn(self._cluster.started(self._name, message))
+                self._stored(self._cluster.started(self._name, message))
             case Finished():
-                self._cluster.spawn(self._cluster.finished(self._name, message))
+                self._stored(self._cluster.finished(self._name, message))
             case LogOpened() | LogChunk() | LogReset() | LogEnd():
                 self._logs.deliver(self, message)
             case _:

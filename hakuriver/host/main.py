@@ -64,10 +64,10 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
     logger.info("Stopping; tasks go on")
     server.stop()
     watch.cancel()
+    await cluster.close()
     await asyncio.wait(
         {watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
     )
-    await cluster.close()
     await asyncio.to_thread(store.close)
 
 

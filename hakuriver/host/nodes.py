@@ -95,12 +95,15 @@ class Nodes:
         self._tell_scheduler(node)
         await self._store.save_node(node.record)
 
-    async def open(self, name: str) -> None:
-        """Let tasks start on a node: its exchange has ended."""
+    async def open(self, name: str, link: Link) -> bool:
+        """Let tasks start on a node: its exchange has ended. False if the link broke meanwhile."""
         node = self.get(name)
+        if node.link is not link:
+            return False
         node.online = True
         self._tell_scheduler(node)
         await self._publish(node)
+        return True
 
     async def close(self, name: str, link: Link) -> None:
         """Take note that a link broke, unless another has taken its place."""

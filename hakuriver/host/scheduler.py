@@ -79,6 +79,12 @@ class Scheduler:
         self._queue[task_id] = demand
         self._weightless += demand.cores == 0
 
+    def put_back(self, task_id: int, demand: Demand) -> None:
+        """Queue a task anew, at the place that its id gives it: a decision was not carried out."""
+        self.remove(task_id)
+        self.enqueue(task_id, demand)
+        self._queue = dict(sorted(self._queue.items()))
+
     def hold(self, task_id: int, node: str, cpus: Iterable[int]) -> None:
         """Account a task that runs already, as a restarted host or a returned node tells it."""
         self._held[task_id] = (node, frozenset(cpus))

@@ -217,9 +217,15 @@ def encode(message: Message) -> bytes:
 
 def decode_from_runner(frame: bytes) -> FromRunner:
     """Read a frame that a runner sent; raise `msgspec.DecodeError` on anything else."""
-    return _from_runner.decode(frame)
+    try:
+        return _from_runner.decode(frame)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def decode_from_host(frame: bytes) -> FromHost:
     """Read a frame that the host sent; raise `msgspec.DecodeError` on anything else."""
-    return _from_host.decode(frame)
+    try:
+        return _from_host.decode(frame)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None

@@ -6,12 +6,15 @@ Memory counts in powers of 1024 whatever the spelling (``4G`` = ``4GiB``), as sy
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from hakuriver.errors import InvalidRequest
 
 _UNITS = ("", "K", "M", "G", "T", "P")
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?\s*\Z", re.IGNORECASE | re.ASCII)
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*\Z", re.IGNORECASE | re.ASCII)
+_MEMORY = re.compile(
+    r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([KMGTP]?)(?:i?B)?\s*\Z", re.IGNORECASE | re.ASCII
+)
+_DURATION = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([smhd]?)\s*\Z", re.IGNORECASE | re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 MAX_MEMORY = 1 << 60
@@ -24,7 +27,7 @@ def parse_memory(text: str) -> int:
     if not match:
         raise InvalidRequest("memory", f"{text!r} is no size (write for example 512M or 4G)")
     number, unit = match.groups()
-    size = int(float(number) * 1024 ** _UNITS.index(unit.upper()))
+    size = int(Fraction(number) * 1024 ** _UNITS.index(unit.upper()))
     if not 1 <= size <= MAX_MEMORY:
         raise InvalidRequest("memory", f"{text!r} is not between 1 byte and 1024P")
     return size

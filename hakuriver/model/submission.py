@@ -60,7 +60,7 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             request = msgspec.json.decode(body, type=cls)
         except msgspec.ValidationError as error:
             raise invalid(error) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest("body", f"is not valid JSON: {error}") from None
         return request
 
@@ -115,7 +115,7 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return script
 
     def _check_lists(self) -> None:
-        total = len(self.command or "")
+        total = len((self.command or "").encode())
         for field, values in (("arguments", self.arguments), ("interpreter", self.interpreter)):
             for index, value in enumerate(values or ()):
                 total += _check_text(f"{field}[{index}]", value)
@@ -127,7 +127,8 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                     "env_vars",
                     f"{name[:80]!r} is no variable name (letters, digits and _, no digit first)",
                 )
-            total += len(name) + _check_text(f"env_vars.{name}", value)
+            # To the kernel both are one string with an = between them.
+            total += _check_text(f"env_vars.{name}", f"{name}={value}")
         if total > MAX_TOTAL:
             raise InvalidRequest(
                 "arguments", f"arguments and environment exceed {MAX_TOTAL} bytes together"

@@ -110,6 +110,8 @@ class ApiHandler(RequestHandler):
         """
         pull: asyncio.Future[bytes] | None = None
         try:
+            # The headers go out at once, though the first line may take long.
+            await self.flush()
             while not self.gone:
                 pull = pull or asyncio.ensure_future(anext(source))
                 waiting: set[asyncio.Future[Any]] = {pull, self._gone}

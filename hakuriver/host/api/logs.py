@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 import msgspec
+from tornado.iostream import StreamClosedError
 
 from hakuriver.errors import NodeOffline
 from hakuriver.host.api.base import ApiHandler
 from hakuriver.host.follow import follow
+from hakuriver.host.local import LocalLog, shared_log
 from hakuriver.host.logs import LinkBroken, Subscription
 from hakuriver.model.ids import parse_id
 from hakuriver.model.messages import LogChunk, LogOpen, LogOpened, Stream
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z", re.ASCII)
 _HIGHEST = 1 << 62
+Source = Subscription | LocalLog
 _EMPTY_LINE = msgspec.json.encode(LogLine()) + b"\n"
 
 
@@ -59,19 +62,19 @@ class Log(ApiHandler):
             if ranged is None:
                 return
             request = ranged
-        with self._open(record, request) as subscription:
-            opened = await self._opened(record, subscription)
+        with self._open(record, request) as source:
+            opened = await self._opened(record, source)
             # What the log grows by from now on is not part of the answer.
             rest = opened.size - opened.offset
             size = rest if request.limit is None else min(rest, request.limit)
             self.set_header("Content-Length", str(size))
-            await self._send(subscription, size)
+            await self._send(source, size)
 
-    async def _send(self, subscription: Subscription, size: int) -> None:
+    async def _send(self, source: Source, size: int) -> None:
         """Send `size` bytes; cut the connection if there are fewer, so that the client sees it."""
         while size > 0 and not self.gone:
             try:
-                message = await subscription.next()
+                message = await source.next()
             except LinkBroken:
                 message = None
             if not isinstance(message, LogChunk):
@@ -80,15 +83,18 @@ class Log(ApiHandler):
             data = message.data[:size]
             size -= len(data)
             self.write(data)
-            await self.flush()
-            subscription.consumed(len(message.data))
+            try:
+                await self.flush()
+            except StreamClosedError:
+                return
+            source.consumed(len(message.data))
 
     async def _ranged(
         self, record: TaskRecord, request: LogOpen, first: str, last: str
     ) -> LogOpen | None:
         """Return the request for a range of bytes; None once 416 has been answered."""
-        with self._open(record, msgspec.structs.replace(request, limit=0)) as subscription:
-            size = (await self._opened(record, subscription)).size
+        with self._open(record, msgspec.structs.replace(request, limit=0)) as source:
+            size = (await self._opened(record, source)).size
         # "-5" is the last five bytes, "5-" all from the sixth.
         start = int(first) if first else max(0, size - int(last))
         end = min(int(last), size - 1) if first and last else size - 1
@@ -101,15 +107,18 @@ class Log(ApiHandler):
         self.set_header("Content-Range", f"bytes {start}-{end}/{size}")
         return msgspec.structs.replace(request, offset=start, limit=end - start + 1)
 
-    def _open(self, record: TaskRecord, request: LogOpen) -> Subscription:
+    def _open(self, record: TaskRecord, request: LogOpen) -> Source:
         node = self.services.cluster.nodes.find(record.node)
-        if node is None or node.link is None or not node.online:
+        if node is not None and node.link is not None and node.online:
+            return self.services.subscriptions.subscribe(node.link, request)
+        local = shared_log(self.services.config, request)
+        if local is None:
             raise NodeOffline(f"{record.node} is offline; its logs can be read when it is back")
-        return self.services.subscriptions.subscribe(node.link, request)
+        return local
 
-    async def _opened(self, record: TaskRecord, subscription: Subscription) -> LogOpened:
+    async def _opened(self, record: TaskRecord, source: Source) -> LogOpened:
         try:
-            return await subscription.opened()
+            return await source.opened()
         except LinkBroken:
             raise NodeOffline(f"{record.node} went offline while its log was read") from None
 

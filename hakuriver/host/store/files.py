@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from hakuriver.errors import StoreError
+from hakuriver.folders import make_private
 
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "afs"})
 
@@ -19,7 +20,7 @@ def prepare(path: Path) -> int:
             write-ahead log does not work), or it cannot be made.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         kind = _file_system(path.parent.resolve(), Path("/proc/self/mountinfo").read_text("utf-8"))
         if kind in _NETWORK:
             raise StoreError(

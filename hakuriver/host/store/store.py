@@ -50,6 +50,9 @@ class Store:
         models.database.initialize(self._database)
         try:
             self._open(path)
+        except StoreError:
+            os.close(self._lock)
+            raise
         except peewee.DatabaseError as error:
             os.close(self._lock)
             raise StoreError(

@@ -6,6 +6,7 @@ Each step is a module ``vNNN_what`` with `STATEMENTS`. A database's version is i
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import StoreError
@@ -34,6 +35,8 @@ def migrate(database: SqliteDatabase, path: Path) -> None:
     if 0 < version < LATEST:
         backup = path.with_name(f"{path.name}.v{version}.bak")
         backup.unlink(missing_ok=True)
+        # SQLite keeps the mode of a file that is there, and empty.
+        os.close(os.open(backup, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         database.execute_sql("VACUUM INTO ?", (str(backup),))
     for number in range(version, LATEST):
         with database.atomic("EXCLUSIVE"):
