@@ -41,5 +41,5 @@ $(BIN)/python:
 
 # Each mark says that the extra of its name is installed as pyproject.toml has it now.
 $(VENV)/.%: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
 	@touch $@

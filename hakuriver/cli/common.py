@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hakuriver._version import __version__
+from hakuriver.cli.tables import printable
 from hakuriver.errors import HakuRiverError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def run(name: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except HakuRiverError as error:
-        message = " ".join(str(error).split())
+        # What a host said must not write on the terminal.
+        message = printable(" ".join(str(error).split()))
         print(f"{name}: {message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -10,18 +10,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from hakuriver.client.endpoint import embedded_file
-from hakuriver.config import Config
+from hakuriver.config import Config, load_config
 from hakuriver.embedded import files, waiting
 from hakuriver.embedded.processes import Daemon, end, spawn
 from hakuriver.errors import HakuRiverError, InvalidRequest, StartError
 from hakuriver.model.auth import runner_token
-from hakuriver.runner.launchers.process import shut_down
-from hakuriver.runner.state import StateFolder
+from hakuriver.runner.main import end_tasks
 
-# Tasks that the host could not kill get so long between SIGTERM and SIGKILL, in seconds.
-_KEEPER_GRACE = 2.0
+#: More than one machine is meant to be.
+MAX_NODES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Embedded:
 def up(*, nodes: int = 1, workdir: Path | None = None, config: Config | None = None) -> Embedded:
     """Start a cluster of `nodes` nodes, or find the one that runs, whatever its size.
 
-    The nodes share this machine's CPUs evenly. Tasks run in `workdir` unless they name another
-    folder; by default that is the caller's. Of `config` the timing, the shared and the temporary
-    folder and the Python for cells are taken over.
+    The nodes get even shares of this machine's CPUs and memory. Tasks run in `workdir` unless
+    they name another folder; by default that is the caller's. Of `config` the timing, the shared
+    and the temporary folder and the Python for cells are taken over.
 
     Raises:
-        InvalidRequest: there are fewer CPUs than nodes.
+        InvalidRequest: that is no sensible number of nodes.
         StartError: a process of it did not start; holds its last words.
     """
     shares = _shares(sorted(os.sched_getaffinity(0)), nodes)
@@ -84,8 +84,11 @@ def _start(shares: list[list[int]], workdir: Path, config: Config) -> Embedded:
     try:
         host, port = _start_host(kept, config)
         facts.daemons.append(host)
+        memory = psutil.virtual_memory().total // len(shares)
         for name, cpus in zip(names, shares, strict=True):
-            runner = _start_runner(port, name, cpus, kept=kept, workdir=workdir, config=config)
+            runner = _start_runner(
+                port, name, cpus, memory=memory, kept=kept, workdir=workdir, config=config
+            )
             facts.daemons.append(runner)
         facts = msgspec.structs.replace(facts, url=f"http://127.0.0.1:{port}")
         waiting.until_online(facts.url, facts.token, names)
@@ -124,7 +127,14 @@ def _start_host(kept: files.Secrets, config: Config) -> tuple[Daemon, int]:
 
 
 def _start_runner(
-    port: int, name: str, cpus: list[int], *, kept: files.Secrets, workdir: Path, config: Config
+    port: int,
+    name: str,
+    cpus: list[int],
+    *,
+    memory: int,
+    kept: files.Secrets,
+    workdir: Path,
+    config: Config,
 ) -> Daemon:
     path = files.write_settings(
         name,
@@ -136,6 +146,7 @@ def _start_runner(
                 "name": name,
                 "launcher": "process",
                 "cpus": ",".join(map(str, cpus)),
+                "memory": str(memory),
                 "python": config.runner.python,
             },
             "security": {"runner_token": runner_token(kept.runner_secret, name)},
@@ -151,11 +162,14 @@ def _paths(config: Config, state_dir: Path) -> dict[str, object]:
 
 
 def _shares(cpus: list[int], nodes: int) -> list[list[int]]:
-    """Split CPU numbers into so many runs of nearly equal length."""
-    if not 1 <= nodes <= len(cpus):
-        raise InvalidRequest(
-            "nodes", f"{nodes} is not between 1 and the {len(cpus)} CPUs of this machine"
-        )
+    """Split CPU numbers into so many runs of nearly equal length.
+
+    Where there are fewer CPUs than nodes, each node has one, which it shares with others.
+    """
+    if not 1 <= nodes <= MAX_NODES:
+        raise InvalidRequest("nodes", f"{nodes} is not between 1 and {MAX_NODES}")
+    if nodes > len(cpus):
+        return [[cpus[index % len(cpus)]] for index in range(nodes)]
     bounds = [len(cpus) * index // nodes for index in range(nodes + 1)]
     return [cpus[low:high] for low, high in pairwise(bounds)]
 
@@ -164,5 +178,7 @@ def _end(facts: files.Facts) -> None:
     """End hosts and runners, then what their keepers still hold."""
     end(facts.daemons)
     for name in facts.nodes:
-        waiting.run(shut_down(StateFolder(files.data() / name).keeper, grace=_KEEPER_GRACE))
+        settings = files.settings(name)
+        if settings.is_file():
+            waiting.run(end_tasks(load_config(str(settings), environ={})))
     embedded_file().unlink(missing_ok=True)

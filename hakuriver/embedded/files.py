@@ -57,6 +57,11 @@ def log(name: str) -> Path:
     return data() / f"{name}.log"
 
 
+def settings(name: str) -> Path:
+    """Return where a daemon's configuration lies."""
+    return data() / f"{name}.toml"
+
+
 def last_words(name: str) -> str:
     """Return the end of a daemon's log, and where the rest of it is."""
     text = log(name).read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").strip()
@@ -129,7 +134,7 @@ def write_settings(name: str, sections: dict[str, dict[str, object]]) -> Path:
         lines.append(f"[{section}]")
         # JSON's strings and numbers are TOML's.
         lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in keys.items()]
-    path = data() / f"{name}.toml"
+    path = settings(name)
     write_private(path, ("\n".join(lines) + "\n").encode())
     return path
 

@@ -22,6 +22,7 @@ from hakuriver.host.scheduler import Assignment, Demand, Scheduler
 from hakuriver.host.store import Store, queries
 from hakuriver.model.ids import Snowflakes
 from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Message, Started
+from hakuriver.model.needs import needs_of
 from hakuriver.model.targets import Target
 from hakuriver.model.tasks import FINAL, TaskState
 from hakuriver.model.views import Event, TaskView
@@ -282,7 +283,8 @@ class Cluster:
 def demand_of(record: TaskRecord) -> Demand:
     """Return what a task needs of the scheduler."""
     target = None if record.node is None else Target(record.node, record.placement.numa_node)
-    return Demand(record.spec.required_cores, target)
+    needs = needs_of(record.spec, record.placement.numa_node)
+    return Demand(record.spec.required_cores, target, needs)
 
 
 def launch_of(record: TaskRecord, script: bytes | None) -> Launch:

@@ -38,12 +38,13 @@ async def follow(services: Services, request: LogOpen) -> AsyncGenerator[bytes, 
         with services.subscriptions.subscribe(node.link, request) as subscription:
             try:
                 opened = await subscription.opened()
+                request = msgspec.structs.replace(request, tail=None)
                 cutter = Cutter(opened.offset)
                 async for lines in _relay(subscription, cutter):
                     yield lines
             except LinkBroken:
                 # A character that was cut off comes again whole.
-                request = msgspec.structs.replace(request, offset=cutter.offset, tail=None)
+                request = msgspec.structs.replace(request, offset=cutter.offset)
                 continue
         break
     record = await _final(services, request.task_id)

@@ -69,7 +69,9 @@ class RunnerLink(WebSocketHandler):
     _logs: Subscriptions
     _name: str
     _known: list[Known]
+    _held: list[Message]
     _welcomed = False
+    _exchanging = True
 
     async def prepare(self) -> None:
         """Refuse whoever has not the token of the node it names."""
@@ -82,6 +84,7 @@ class RunnerLink(WebSocketHandler):
         self._name = name
         self._cluster = services.cluster
         self._known = []
+        self._held = []
         self._logs = services.subscriptions
 
     def check_origin(self, origin: str) -> bool:  # noqa: ARG002
@@ -135,8 +138,9 @@ class RunnerLink(WebSocketHandler):
             return
         self._welcomed = False
         logger.info("%s: link closed (%s)", self._name, reason)
+        # In this order: who follows a log over this link must find it gone.
+        self._cluster.nodes.detach(self._name, self, self._cluster.spawn)
         self._logs.drop(self)
-        self._cluster.spawn(self._cluster.nodes.close(self._name, self))
 
     async def _greet(self, hello: Hello) -> None:
         refusal = exchange.objection(self._cluster, self._name, hello)
@@ -162,6 +166,10 @@ class RunnerLink(WebSocketHandler):
     async def _reconcile(self) -> None:
         await exchange.reconcile(self._cluster, self._name, self, self._known)
         self._known = []
+        self._exchanging = False
+        held, self._held = self._held, []
+        for message in held:
+            self._take(message)
         logger.info("%s: online", self._name)
 
     def _stored(self, work: Coroutine[None, None, None]) -> None:
@@ -183,6 +191,9 @@ class RunnerLink(WebSocketHandler):
                 self._stored(self._reconcile())
             case Heartbeat():
                 self._cluster.nodes.heard(self._name, message.metrics)
+            case Started() | Finished() if self._exchanging:
+                # It may be about a task whose `Known` has not been taken in yet.
+                self._held.append(message)
             case Started():
                 self._stored(self._cluster.started(self._name, message))
             case Finished():

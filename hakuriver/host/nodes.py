@@ -12,11 +12,12 @@ from hakuriver.errors import NotFound
 from hakuriver.host.pulse import Pulse
 from hakuriver.host.records import NodeRecord
 from hakuriver.host.store import Store, queries
+from hakuriver.model.needs import lacks_of
 from hakuriver.model.nodes import Metrics, NodeStatus
 from hakuriver.model.views import Event, HealthView, NodeView, NumaHealth, to_iso
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from hakuriver.host.cluster import Link
     from hakuriver.host.feed import Feed
@@ -105,14 +106,16 @@ class Nodes:
         await self._publish(node)
         return True
 
-    async def close(self, name: str, link: Link) -> None:
-        """Take note that a link broke, unless another has taken its place."""
+    def detach(
+        self, name: str, link: Link, spawn: Callable[[Coroutine[None, None, None]], None]
+    ) -> None:
+        """Take a broken link off at once, unless another has its place; `spawn` tells of it."""
         node = self.find(name)
         if node is None or node.link is not link:
             return
         node.link, node.online = None, False
         self._tell_scheduler(node)
-        await self._publish(node)
+        spawn(self._publish(node))
 
     def heard(self, name: str, metrics: Metrics | None = None) -> None:
         """Take note of a sign of life."""
@@ -178,7 +181,8 @@ class Nodes:
         info = node.record.info
         numa = {int(key): part.cores for key, part in info.numa_topology.items()}
         takes = node.online and not node.record.draining
-        self._scheduler.set_node(node.record.name, info.cpus, numa, open_=takes)
+        lacks = lacks_of(info.capabilities)
+        self._scheduler.set_node(node.record.name, info.cpus, numa, lacks=lacks, open_=takes)
 
     async def _publish(self, node: Node) -> None:
         """Save a node as it is now under a new rev, then tell everybody."""

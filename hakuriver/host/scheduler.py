@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a task needs: whole CPUs (0: none counted) and where; no target means anywhere."""
+    """What a task needs: whole CPUs (0: none counted), where, and what the node must enforce.
+
+    No target means anywhere. `needs` are names of capabilities.
+    """
 
     cores: int
     target: Target | None = None
+    needs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class _Node:
 
     cpus: frozenset[int]
     numa: Mapping[int, frozenset[int]]
+    lacks: frozenset[str] = frozenset()
     open: bool = False
     free: set[int] = field(default_factory=set[int])
 
@@ -62,10 +67,17 @@ class Scheduler:
         self._weightless = 0
 
     def set_node(
-        self, name: str, cpus: Iterable[int], numa: Mapping[int, Iterable[int]], *, open_: bool
+        self,
+        name: str,
+        cpus: Iterable[int],
+        numa: Mapping[int, Iterable[int]],
+        *,
+        lacks: Iterable[str] = (),
+        open_: bool,
     ) -> None:
-        """Take in what a node has; CPUs that tasks hold there stay held."""
-        node = _Node(frozenset(cpus), {k: frozenset(v) for k, v in numa.items()}, open_)
+        """Take in what a node has, and lacks; CPUs that tasks hold there stay held."""
+        parts = {number: frozenset(part) for number, part in numa.items()}
+        node = _Node(frozenset(cpus), parts, frozenset(lacks), open_)
         held = (cpus for holder, cpus in self._held.values() if holder == name)
         node.free = set(node.cpus.difference(*held))
         self._nodes[name] = node
@@ -172,8 +184,13 @@ class Scheduler:
         """Return the node to start on, or else to claim on; None where neither can be."""
         if demand.target is not None:
             return demand.target.node if demand.target.node in unclaimed else None
-        large = (name for name in unclaimed if len(self._nodes[name].cpus) >= demand.cores)
-        return max(large, key=lambda name: (len(unclaimed[name]), name), default=None)
+        fitting = (
+            name
+            for name in unclaimed
+            if len(self._nodes[name].cpus) >= demand.cores
+            and not demand.needs & self._nodes[name].lacks
+        )
+        return max(fitting, key=lambda name: (len(unclaimed[name]), name), default=None)
 
     def _choose(self, name: str, usable: set[int], cores: int) -> tuple[int, ...]:
         """Return `cores` of the usable CPUs, within the fullest NUMA node that has so many."""

@@ -10,6 +10,7 @@ import msgspec
 from hakuriver.errors import InvalidRequest, SubmissionRefused
 from hakuriver.host.records import TaskRecord
 from hakuriver.host.scheduler import Demand
+from hakuriver.model.needs import needs_of, unmet
 from hakuriver.model.targets import Target
 from hakuriver.model.tasks import Placement, TaskSpec, TaskState
 from hakuriver.model.views import FailedTarget, SubmitReply
@@ -84,18 +85,9 @@ def _away(node: Node) -> str | None:
 
 def _unable(node: Node, spec: TaskSpec, target: Target | None) -> str | None:
     """Return why a node cannot enforce what the task asks for, None if it can."""
-    able = node.record.info.capabilities
-    wants = {
-        "a memory limit": (spec.required_memory_bytes is not None, able.memory_limit),
-        "a time limit": (spec.time_limit_seconds is not None, able.time_limit),
-        "a NUMA binding": (target is not None and target.numa is not None, able.numa_binding),
-        "a private network": (spec.use_private_network, able.private_network),
-        "private process ids": (spec.use_private_pid, able.private_pid),
-    }
-    for what, (asked, reason) in wants.items():
-        if asked and reason is not None:
-            return f"{node.record.name} cannot give {what}: {reason}"
-    return None
+    needs = needs_of(spec, None if target is None else target.numa)
+    reason = unmet(needs, node.record.info.capabilities)
+    return None if reason is None else f"{node.record.name} cannot give {reason}"
 
 
 def _records(

@@ -56,7 +56,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds` in the two largest units that matter: ``0.4 s``, ``3m 20s``, ``2d 4h``."""
+    """Return `seconds` in the two largest units: ``30 ms``, ``0.4 s``, ``3m 20s``, ``2d 4h``."""
+    if seconds < 0.1:  # noqa: PLR2004
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 10.0
+_REFUSAL_SECONDS = 0.2
 _NUMBER = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _INTERNAL = "the host failed on this request; its log has the details"
 
@@ -108,10 +109,14 @@ class ApiHandler(RequestHandler):
 
         While nothing comes, what `keep_alive` returns is sent every ten seconds.
         """
-        pull: asyncio.Future[bytes] | None = None
+        first = asyncio.ensure_future(anext(source))
+        pull: asyncio.Future[bytes] | None = first
         try:
-            # The headers go out at once, though the first line may take long.
-            await self.flush()
+            # What is refused at once gets a status of its own; else the headers go out, though
+            # the first line may take long.
+            await asyncio.wait({first}, timeout=_REFUSAL_SECONDS)
+            if not first.done():
+                await self.flush()
             while not self.gone:
                 pull = pull or asyncio.ensure_future(anext(source))
                 waiting: set[asyncio.Future[Any]] = {pull, self._gone}
@@ -126,6 +131,11 @@ class ApiHandler(RequestHandler):
                 await self.flush()
         except (StopAsyncIteration, StreamClosedError):
             return
+        except HakuRiverError as error:
+            if not self._headers_written:
+                raise
+            logger.warning("A stream was cut: %s", error)
+            self.cut()
         finally:
             if pull is not None:
                 pull.cancel()

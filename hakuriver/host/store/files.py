@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 from hakuriver.errors import StoreError
 from hakuriver.folders import make_private
 
+# How the kernel writes a space, a tab, a newline or a backslash in a mount point.
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "lustre", "ceph", "afs"})
 
 
@@ -59,7 +62,7 @@ def _file_system(folder: Path, mountinfo: str) -> str:
     best, kind = "", ""
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
-        mount = left.split()[4].replace("\\040", " ")
+        mount = _OCTAL.sub(lambda match: chr(int(match[1], 8)), left.split()[4])
         if folder.is_relative_to(mount) and len(mount) >= len(best):
             best, kind = mount, right.split()[0]
     return kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
@@ -53,7 +54,7 @@ class Store:
         except StoreError:
             os.close(self._lock)
             raise
-        except peewee.DatabaseError as error:
+        except (peewee.DatabaseError, sqlite3.Error) as error:
             os.close(self._lock)
             raise StoreError(
                 f"{path}: is no usable database ({error}); put back a copy, or move it away to "
@@ -120,5 +121,5 @@ class Store:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._reader, lambda: query(*args, **kwargs))
-        except peewee.DatabaseError as error:
+        except (peewee.DatabaseError, sqlite3.Error) as error:
             raise StoreError(f"the host's store cannot be read: {error}") from None

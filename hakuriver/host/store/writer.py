@@ -36,6 +36,8 @@ class _Operation(Generic[T]):
         self._loop = loop
         self._value: T | None = None
         self._error: BaseException | None = None
+        #: What made the whole group fail, before the attempts to undo it failed too.
+        self.cause: BaseException | None = None
         self.future: asyncio.Future[T] = loop.create_future()
 
     def run(self, database: SqliteDatabase) -> None:
@@ -43,7 +45,8 @@ class _Operation(Generic[T]):
         try:
             with database.savepoint():
                 self._value = self._run()
-        except peewee.OperationalError:
+        except peewee.OperationalError as error:
+            self.cause = _root(error)
             raise
         except Exception as error:  # noqa: BLE001 - it is the caller's and is handed over whole
             self._error = error
@@ -59,6 +62,13 @@ class _Operation(Generic[T]):
             self.future.set_exception(error)
         else:
             self.future.set_result(self._value)  # type: ignore[arg-type]
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the first of the errors of which `error` is the last."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 class Writer:
@@ -107,9 +117,10 @@ class Writer:
                 for operation in group:
                     operation.run(self._database)
         except peewee.DatabaseError as error:
-            logger.error("The store could not commit: %s", error)  # noqa: TRY400 - one line
+            cause = next((operation.cause for operation in group if operation.cause), error)
+            logger.error("The store could not commit: %s", cause)  # noqa: TRY400 - one line
             for operation in group:
-                operation.settle(StoreError(f"the host's store cannot be written: {error}"))
+                operation.settle(StoreError(f"the host's store cannot be written: {cause}"))
         else:
             for operation in group:
                 operation.settle()

@@ -1,0 +1,47 @@
+"""Pauses between attempts to reach a host that is gone for a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+from hakuriver.errors import HostFault, HostUnreachable, NodeOffline
+
+if TYPE_CHECKING:
+    from hakuriver.errors import HakuRiverError
+
+_FIRST = 0.05
+_LONGEST = 2.0
+
+#: Errors that may pass by themselves: the host or a node restarts, or a link is broken.
+PASSING = (HostUnreachable, HostFault, NodeOffline)
+
+#: Seconds for which a broken stream is opened again and again before its readers are told.
+PATIENCE = 600.0
+
+
+class Backoff:
+    """Growing, jittered pauses, and an end of patience after `patience` seconds of failures."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._pause = _FIRST
+        self._failing_since: float | None = None
+
+    def succeeded(self) -> None:
+        """Note that the stream gave something: the next failure counts as the first."""
+        self._pause = _FIRST
+        self._failing_since = None
+
+    async def wait(self, error: HakuRiverError) -> None:
+        """Sleep until the next attempt; raise `error` when patience is at its end."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since > self._patience:
+            raise error
+        # Jitter keeps the clients of a restarted host from coming all at once.
+        await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311
+        self._pause = min(2 * self._pause, _LONGEST)

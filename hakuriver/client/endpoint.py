@@ -1,0 +1,126 @@
+"""Where the host is, and the token for it: from arguments, environment, file or embedded cluster.
+
+The first of these that names a host holds:
+
+1. what the caller gives (``url``, ``token``, or a ``config``),
+2. ``HAKURIVER_URL`` and ``HAKURIVER_TOKEN``,
+3. the configuration file (``$HAKURIVER_CONFIG``, else ``~/.hakuriver/config.toml``),
+4. the running embedded cluster of this user.
+
+A token from a file goes only to the host that the same file names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from getpass import getuser
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hakuriver.config import Config, find_config, load_config
+from hakuriver.errors import HostUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A host's address with the token for it; `embedded` tells that it runs on this machine."""
+
+    url: str
+    token: str = field(repr=False)
+    embedded: bool = False
+
+
+class _RuntimeFacts(msgspec.Struct, frozen=True):
+    url: str
+    token: str
+
+
+def embedded_file() -> Path:
+    """Return where the embedded cluster keeps its address and token, for its user alone."""
+    folder = os.environ.get("XDG_RUNTIME_DIR", "")
+    if folder and Path(folder).is_dir():
+        return Path(folder) / "hakuriver" / "embedded.json"
+    # Without a session there is no such folder. Its reader checks whose the file is.
+    user = os.getuid() if hasattr(os, "getuid") else getuser()
+    return Path(gettempdir()) / f"hakuriver-{user}" / "embedded.json"
+
+
+def embedded_endpoint() -> tuple[str, str] | None:
+    """Return URL and token of the embedded cluster, None if its file is absent or not to trust."""
+    try:
+        descriptor = os.open(embedded_file(), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        # The runtime folder may lie in a world-writable one, where others could plant a file.
+        if not _ours(os.fstat(descriptor)):
+            return None
+        try:
+            facts = msgspec.json.decode(file.read(), type=_RuntimeFacts)
+        except msgspec.DecodeError:
+            return None
+    return facts.url.rstrip("/"), facts.token
+
+
+def resolve(
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Endpoint:
+    """Return the host to talk to.
+
+    Raises:
+        ConfigError: a configuration file cannot be used.
+        HostUnreachable: nothing says where a host is.
+    """
+    environ = os.environ if environ is None else environ
+    if config is None:
+        url = url or environ.get("HAKURIVER_URL") or None
+        token = token if token is not None else environ.get("HAKURIVER_TOKEN") or None
+    found = _configured(config, environ) if url is None or token is None else None
+    embedded = embedded_endpoint()
+    if url is None:
+        chosen = found or embedded
+        if chosen is None:
+            raise HostUnreachable(
+                "nothing says where the host is: start one with `hakuriver up`, set "
+                "HAKURIVER_URL and HAKURIVER_TOKEN, or write a file with `hakuriver.init`"
+            )
+        url, own = chosen
+    else:
+        url = url.rstrip("/")
+        own = next((known[1] for known in (found, embedded) if known and known[0] == url), "")
+    local = embedded is not None and embedded[0] == url
+    return Endpoint(url, own if token is None else token, embedded=local)
+
+
+def _configured(
+    config: Config | str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Return URL and token from the configuration, None if there is no file."""
+    if not isinstance(config, Config):
+        explicit = None if config is None else os.fspath(config)
+        if find_config(explicit, environ) is None:
+            return None
+        config = load_config(explicit, environ)
+    tokens = config.security.tokens
+    token = tokens.get("default") or next(iter(tokens.values()), "")
+    return config.host_url, token
+
+
+def _ours(status: os.stat_result) -> bool:
+    """Tell whether a file belongs to this user and nobody else may write it."""
+    if not hasattr(os, "getuid"):
+        return True
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid == os.getuid() and not status.st_mode & others

@@ -1,0 +1,95 @@
+"""What the host's refusals mean: from a status and a body to one of our exceptions."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+
+from hakuriver.errors import (
+    Conflict,
+    HakuRiverError,
+    HostFault,
+    InvalidRequest,
+    NodeOffline,
+    NotFound,
+    SubmissionRefused,
+    Unauthorized,
+)
+from hakuriver.model.views import ErrorView, FieldError
+
+_FIELDS_SHOWN = 3
+_TEXT_SHOWN = 300
+
+
+def error_from(url: str, path: str, status: int, body: bytes) -> HakuRiverError:
+    """Return the exception for an answer of the host at `url` that is no success."""
+    view = _read(body)
+    if view is None:
+        return _foreign(url, path, status)
+    if view.failed_targets:
+        return SubmissionRefused(_sentence(view), view.failed_targets)
+    if isinstance(view.detail, list):
+        return _invalid(view.detail)
+    return _told(url, path, status, view.detail[:_TEXT_SHOWN])
+
+
+def _told(url: str, path: str, status: int, detail: str) -> HakuRiverError:
+    """Return the error for an answer that bears one sentence."""
+    error: HakuRiverError
+    match status:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            error = _unauthorized(url, detail)
+        case HTTPStatus.NOT_FOUND:
+            error = NotFound(detail)
+        case HTTPStatus.CONFLICT:
+            error = Conflict(detail)
+        case HTTPStatus.SERVICE_UNAVAILABLE if path.endswith("/submit"):
+            error = SubmissionRefused(detail)
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            error = NodeOffline(detail)
+        case _ if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            error = InvalidRequest("", detail)
+        case _:
+            error = HostFault(f"the host at {url} failed ({status}): {detail}")
+    return error
+
+
+def _read(body: bytes) -> ErrorView | None:
+    try:
+        return msgspec.json.decode(body, type=ErrorView)
+    except msgspec.DecodeError:
+        return None
+
+
+def _foreign(url: str, path: str, status: int) -> HakuRiverError:
+    """Return the error for an answer that no HakuRiver host gives."""
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return _unauthorized(url, "")
+    return HostFault(
+        f"the host at {url} answered {path} with status {status} and no reason: "
+        "is it a HakuRiver host?"
+    )
+
+
+def _unauthorized(url: str, detail: str) -> Unauthorized:
+    said = f" ({detail})" if detail else ""
+    return Unauthorized(
+        f"the host at {url} does not accept this client's token{said}: give the right one with "
+        "HAKURIVER_TOKEN, or in [security.tokens] of the configuration file"
+    )
+
+
+def _invalid(fields: list[FieldError]) -> InvalidRequest:
+    if not fields:
+        return InvalidRequest("", "the host refused the request without a reason")
+    first, *others = fields[:_FIELDS_SHOWN]
+    more = "".join(f"; {other.field}: {other.reason}" for other in others)
+    return InvalidRequest(first.field, first.reason + more)
+
+
+def _sentence(view: ErrorView) -> str:
+    """Return the refusal with every target's reason in one line."""
+    reasons = "; ".join(f"{failed.target}: {failed.reason}" for failed in view.failed_targets)
+    said = view.detail if isinstance(view.detail, str) else "no task was created"
+    return said if reasons in said else f"{said}: {reasons}"

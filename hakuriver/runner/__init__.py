@@ -1,0 +1,1 @@
+"""The agent on a compute machine: starts, watches and ends tasks, and tells the host."""

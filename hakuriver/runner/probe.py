@@ -1,0 +1,97 @@
+"""What this machine has and can enforce: the `NodeInfo` that a runner registers with."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from hakuriver._version import __version__
+from hakuriver.errors import ConfigError, InvalidRequest
+from hakuriver.model.nodes import Capabilities, NodeInfo
+from hakuriver.model.quantities import parse_memory
+from hakuriver.runner.launchers.child import set_memory_policy
+from hakuriver.runner.numa import format_cpulist, parse_cpulist, read_topology
+
+if TYPE_CHECKING:
+    from hakuriver.config import Config
+
+SYSFS = Path("/sys")
+_MPOL_DEFAULT = 0
+
+
+def probe(config: Config, *, sysfs: Path = SYSFS) -> NodeInfo:
+    """Return what the runner gives out of this machine.
+
+    Raises:
+        ConfigError: ``runner.cpus``, ``runner.memory`` or ``runner.launcher`` cannot be had here.
+    """
+    check_launcher(config.runner.launcher)
+    cpus = _cpus(config.runner.cpus)
+    topology = read_topology(sysfs, cpus)
+    return NodeInfo(
+        version=__version__,
+        launcher="process",
+        cpus=cpus,
+        memory_bytes=_memory(config.runner.memory),
+        numa_topology=topology,
+        capabilities=Capabilities(
+            memory_limit="launcher process sets no memory limits yet",
+            time_limit="launcher process sets no time limits yet",
+            numa_binding=_numa_fault() if topology else "the kernel tells no NUMA topology",
+            private_network="launcher process cannot isolate the network",
+            private_pid="launcher process cannot isolate process ids",
+        ),
+    )
+
+
+def check_launcher(launcher: str) -> None:
+    """Refuse every launcher but ``process``, saying how to choose it."""
+    if launcher != "process":
+        raise ConfigError(
+            f"runner.launcher = {launcher!r}: this release starts tasks with the launcher "
+            'process only; write launcher = "process" under [runner], or set '
+            "HAKURIVER_RUNNER_LAUNCHER=process"
+        )
+
+
+def _cpus(wanted: str) -> tuple[int, ...]:
+    machine = sorted(os.sched_getaffinity(0))
+    if not wanted:
+        return tuple(machine)
+    try:
+        cpus = parse_cpulist(wanted)
+    except ValueError as error:
+        raise ConfigError(f"runner.cpus: {error} (write for example 0-3,8)") from None
+    missing = set(cpus) - set(machine)
+    if missing or not cpus:
+        raise ConfigError(
+            f"runner.cpus = {wanted!r}: this machine has no CPU {format_cpulist(missing)} to give "
+            f"(it has {format_cpulist(machine)})"
+        )
+    return cpus
+
+
+def _memory(wanted: str) -> int:
+    total = psutil.virtual_memory().total
+    if not wanted:
+        return total
+    try:
+        size = parse_memory(wanted)
+    except InvalidRequest as error:
+        raise ConfigError(f"runner.memory: {error.reason}") from None
+    if size > total:
+        raise ConfigError(f"runner.memory = {wanted!r}: this machine has only {total} bytes")
+    return size
+
+
+def _numa_fault() -> str | None:
+    """Return why memory cannot be bound here; tried on a thread that ends at once."""
+    faults: list[str | None] = []
+    thread = threading.Thread(target=lambda: faults.append(set_memory_policy(_MPOL_DEFAULT, None)))
+    thread.start()
+    thread.join()
+    return f"memory cannot be bound to a NUMA node: {faults[0]}" if faults[0] else None

@@ -1,0 +1,48 @@
+"""What became of a task while no runner watched: journal, exit record and keeper compared. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hakuriver.model.tasks import Exit, TaskState
+from hakuriver.runner.exits import decide
+
+if TYPE_CHECKING:
+    from hakuriver.runner.exits import ExitRecord
+    from hakuriver.runner.records import Entry
+
+
+def judge(entry: Entry, record: ExitRecord | None, *, boot_id: str, now: float) -> Exit:
+    """Return how a task ended that nobody supervises any more."""
+    if record is not None:
+        return decide(record)
+    if entry.launch is None:
+        return never_started(now)
+    if entry.launch.boot_id != boot_id:
+        return _lost("node rebooted", now)
+    if entry.running is not None:
+        return _lost("exit record missing", now)
+    if entry.kill:
+        return never_started(now)
+    return Exit(status=TaskState.FAILED, reason="start interrupted", completed_at=now)
+
+
+def orphaned(record: ExitRecord | None, *, now: float) -> Exit:
+    """Return how a task ended whose keeper died."""
+    if record is not None:
+        return decide(record)
+    return _lost("keeper ended, the exit of this task is unknown", now)
+
+
+def never_started(now: float) -> Exit:
+    """Return the end of a task that was killed before it could start."""
+    return Exit(status=TaskState.KILLED, reason="killed before it started", completed_at=now)
+
+
+def could_not_start(reason: str, now: float) -> Exit:
+    """Return the end of a task that this runner could not start."""
+    return Exit(status=TaskState.FAILED, reason=reason, completed_at=now)
+
+
+def _lost(reason: str, now: float) -> Exit:
+    return Exit(status=TaskState.LOST, reason=reason, completed_at=now)

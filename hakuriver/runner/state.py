@@ -1,0 +1,109 @@
+"""The runner's folder on its machine: what lies where, who it is, and that it is alone there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hakuriver.errors import ConfigError, StartError
+from hakuriver.folders import make_private
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """`node_uid` names the folder for ever; `cluster_id` the cluster it last belonged to."""
+
+    node_uid: str
+    cluster_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """The tree under `root`; all methods block on the disk."""
+
+    root: Path
+
+    @property
+    def journal(self) -> Path:
+        """The tasks it was given."""
+        return self.root / "journal.ndjson"
+
+    @property
+    def keeper(self) -> Path:
+        """The keeper's own folder."""
+        return self.root / "keeper"
+
+    @property
+    def exits(self) -> Path:
+        """Where the keeper writes how tasks ended."""
+        return self.keeper / "exits"
+
+    @property
+    def work(self) -> Path:
+        """The tasks' own working directories, one each."""
+        return self.root / "work"
+
+    def make(self) -> None:
+        """Make the folders, for their owner alone."""
+        for folder in (self.root, self.keeper, self.work):
+            try:
+                make_private(folder)
+            except OSError as error:
+                raise ConfigError(
+                    f"paths.state_dir: cannot make {folder}: {error.strerror}"
+                ) from None
+
+    def lock(self) -> int:
+        """Claim the folder for this process until the returned descriptor is closed.
+
+        Raises:
+            StartError: another runner has it.
+        """
+        path = self.root / "runner.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StartError(
+                f"another runner (pid {pid}) works in {self.root}: stop it first, or give this "
+                "one another name (runner.name) or folder (paths.state_dir)"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+    def identity(self) -> Identity:
+        """Return who this folder is, made up at the first call."""
+        path = self.root / "node.json"
+        if not path.exists():
+            self.remember(Identity(node_uid=uuid.uuid4().hex))
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Identity)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise StartError(f"{path} is damaged: remove it to join as a new node") from None
+
+    def remember(self, identity: Identity) -> None:
+        """Write who this folder is, whole or not at all."""
+        new = self.root / "node.json.new"
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - pathlib sets no mode
+            file.write(msgspec.json.encode(identity))
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(self.root / "node.json")
+
+
+def boot_id() -> str:
+    """Return what names the machine's present boot; empty where the kernel does not tell."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""

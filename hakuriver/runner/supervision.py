@@ -1,0 +1,281 @@
+"""The tasks of this runner from their launch to the host's acknowledgement.
+
+A task is journaled durably before it starts and recognised when its launch comes again; its end
+is kept and told at every exchange until the host has acknowledged it. Messages about one task
+are handled in their order, those about different tasks at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hakuriver.errors import HostUnreachable, StartError
+from hakuriver.model.messages import Finished, Known, Launch, Message, Started
+from hakuriver.runner.exits import ExitFolder, decide
+from hakuriver.runner.lanes import Lanes
+from hakuriver.runner.records import Began, Ended, Entry, Forgotten, KillAsked, Launched
+from hakuriver.runner.recovery import could_not_start, judge, never_started, orphaned
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from hakuriver.model.tasks import Exit
+    from hakuriver.runner.exits import ExitRecord
+    from hakuriver.runner.journal import Journal
+    from hakuriver.runner.launchers.base import Launcher, Running
+    from hakuriver.runner.starting import Starter
+
+    Fetch = Callable[[int], Awaitable[Launch]]
+
+_log = logging.getLogger(__name__)
+
+
+class Supervision:
+    """Every task that the host has not acknowledged; a `Watcher` of the launcher.
+
+    Args:
+        journal: what is known, in memory and on disk.
+        launcher: starts and ends processes.
+        starter: makes the launcher's orders.
+        exits: the records of tasks that are over.
+        boot_id: the machine's present boot.
+        grace: seconds between SIGTERM and SIGKILL.
+        tell: takes messages for the host; must not block.
+        ended: called with the id of each task that ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        launcher: Launcher,
+        starter: Starter,
+        exits: ExitFolder,
+        boot_id: str,
+        grace: float,
+        tell: Callable[[Message], None],
+        ended: Callable[[int], None],
+    ) -> None:
+        self._journal = journal
+        self._launcher = launcher
+        self._starter = starter
+        self._exits = exits
+        self._boot_id = boot_id
+        self._grace = grace
+        self._tell = tell
+        self._ended = ended
+        self._lanes = Lanes()
+        #: Launches that came in and are not journaled yet.
+        self._coming: set[int] = set()
+
+    async def recover(self) -> None:
+        """Find out what became of each journaled task, and take up watching those that run."""
+        running = await self._launcher.open(self)
+        recorded = await asyncio.to_thread(self._exits.ids)
+        abandoned: dict[int, Running | None] = {}
+        for task_id, entry in list(self._journal.entries.items()):
+            if entry.exit is not None:
+                continue
+            if task_id in running:
+                await self._take_up(entry, running[task_id])
+                continue
+            record = await asyncio.to_thread(self._exits.read, task_id)
+            if record is None and entry.launch is not None:
+                abandoned[task_id] = entry.running
+            self._end(task_id, judge(entry, record, boot_id=self._boot_id, now=time.time()))
+        # What lost its supervisor would use CPUs that the host gives to others.
+        await self._launcher.end_survivors(abandoned)
+        for task_id in recorded - self._journal.entries.keys():
+            await asyncio.to_thread(self._exits.remove, task_id)
+
+    async def close(self) -> None:
+        """Handle no more messages; tasks go on."""
+        await self._lanes.close()
+
+    def is_live(self, task_id: int) -> bool:
+        """Whether the task was launched and has not ended: it may still write to its logs."""
+        if task_id in self._coming:
+            return True
+        entry = self._journal.entries.get(task_id)
+        return entry is not None and entry.exit is None
+
+    def known(self) -> tuple[list[Message], list[Message]]:
+        """Return `Known` for every task with a launch, and what is to be said after `KnownEnd`."""
+        known: list[Message] = []
+        after: list[Message] = []
+        for task_id, entry in self._journal.entries.items():
+            if entry.launch is not None:
+                known.append(self._known(task_id, entry.launch, entry))
+            elif entry.exit is not None:
+                after.append(Finished(task_id=task_id, exit=entry.exit))
+        return known, after
+
+    # Messages of the host
+
+    def launch(self, message: Launch) -> None:
+        """Start a task, or tell what became of it if it is known."""
+        self._coming.add(message.task_id)
+        self._lanes.put(message.task_id, partial(self._launch, message))
+
+    def fetch_and_launch(self, task_id: int, fetch: Fetch) -> None:
+        """Launch what `fetch` brings; without success the host's next exchange asks again."""
+        self._coming.add(task_id)
+        self._lanes.put(task_id, partial(self._fetch, task_id, fetch))
+
+    def kill(self, task_id: int) -> None:
+        """End a task, or see to it that it never starts."""
+        self._lanes.put(task_id, partial(self._kill, task_id))
+
+    def acknowledge(self, task_id: int) -> None:
+        """Forget a task whose end is in the host's store."""
+        self._lanes.put(task_id, partial(self._forget, task_id))
+
+    # Events of the launcher
+
+    def started(self, running: Running) -> None:
+        """The program runs."""
+        if self.is_live(running.id):
+            self._journal.append_lazily(Began(task_id=running.id, running=running))
+            self._tell(self._started(running))
+
+    def finished(self, task_id: int, record: ExitRecord | None) -> None:
+        """The task is over."""
+        if record is not None:
+            self._end(task_id, decide(record))
+        else:
+            self._lanes.put(task_id, partial(self._read_end, task_id))
+
+    def vanished(self, task_ids: Iterable[int]) -> None:
+        """The keeper died; a task whose record it still wrote has a true end."""
+        for task_id in task_ids:
+            self._lanes.put(task_id, partial(self._mourn, task_id))
+
+    # The work itself
+
+    async def _launch(self, message: Launch) -> None:
+        try:
+            entry = self._journal.entries.get(message.task_id)
+            if entry is not None:
+                self._repeat(message.task_id, entry)
+            elif await self._journaled(message):
+                await self._start(message)
+        finally:
+            self._arrived(message.task_id)
+
+    async def _fetch(self, task_id: int, fetch: Fetch) -> None:
+        try:
+            entry = self._journal.entries.get(task_id)
+            if entry is not None:
+                self._repeat(task_id, entry)
+            else:
+                await self._launch(await fetch(task_id))
+        except HostUnreachable as error:
+            _log.warning("%s; the host sends it again when it links up", error)
+        finally:
+            self._arrived(task_id)
+
+    def _arrived(self, task_id: int) -> None:
+        self._coming.discard(task_id)
+        if not self.is_live(task_id):
+            self._ended(task_id)
+
+    async def _journaled(self, message: Launch) -> bool:
+        """Put the launch on the disk; what cannot be put there must never start."""
+        record = Launched(
+            task_id=message.task_id,
+            spec=message.spec,
+            placement=message.placement,
+            boot_id=self._boot_id,
+        )
+        try:
+            await self._journal.append_durably(record)
+        except OSError as error:
+            reason = f"the runner cannot write its journal: {error.strerror}"
+            self._tell_fault(message.task_id, reason)
+            return False
+        return True
+
+    async def _start(self, message: Launch) -> None:
+        task_id = message.task_id
+        try:
+            order = await self._starter.order(task_id, message.spec, message.placement)
+            await self._launcher.start(order)
+        except (StartError, OSError) as error:
+            self._end(task_id, could_not_start(str(error), time.time()))
+
+    def _tell_fault(self, task_id: int, reason: str) -> None:
+        self._tell(Finished(task_id=task_id, exit=could_not_start(reason, time.time())))
+
+    async def _kill(self, task_id: int) -> None:
+        entry = self._journal.entries.get(task_id)
+        if entry is None:
+            await self._journal.append_durably(KillAsked(task_id=task_id))
+            self._end(task_id, never_started(time.time()))
+        elif entry.exit is not None:
+            self._repeat(task_id, entry)
+        else:
+            self._journal.append_lazily(KillAsked(task_id=task_id))
+            await self._launcher.kill(task_id, grace=self._grace)
+
+    async def _forget(self, task_id: int) -> None:
+        entry = self._journal.entries.get(task_id)
+        if entry is None or entry.exit is None:
+            return
+        self._journal.append_lazily(Forgotten(task_id=task_id))
+        await asyncio.to_thread(self._exits.remove, task_id)
+
+    async def _read_end(self, task_id: int) -> None:
+        record = await asyncio.to_thread(self._exits.read, task_id)
+        entry = self._journal.entries.get(task_id)
+        if entry is not None:
+            self._end(task_id, judge(entry, record, boot_id=self._boot_id, now=time.time()))
+
+    async def _mourn(self, task_id: int) -> None:
+        record = await asyncio.to_thread(self._exits.read, task_id)
+        self._end(task_id, orphaned(record, now=time.time()))
+
+    async def _take_up(self, entry: Entry, running: Running) -> None:
+        if entry.running is None:
+            self._journal.append_lazily(Began(task_id=running.id, running=running))
+        if entry.kill:
+            await self._launcher.kill(running.id, grace=self._grace)
+
+    def _end(self, task_id: int, end: Exit) -> None:
+        """Note how a task ended, once, and tell."""
+        entry = self._journal.entries.get(task_id)
+        if entry is None or entry.exit is not None:
+            return
+        self._journal.append_lazily(Ended(task_id=task_id, exit=end))
+        self._tell(Finished(task_id=task_id, exit=end))
+        self._ended(task_id)
+
+    def _repeat(self, task_id: int, entry: Entry) -> None:
+        if entry.exit is not None:
+            self._tell(Finished(task_id=task_id, exit=entry.exit))
+        elif entry.running is not None:
+            self._tell(self._started(entry.running))
+
+    def _started(self, running: Running) -> Started:
+        files = self._starter.files
+        return Started(
+            task_id=running.id,
+            started_at=running.started_at,
+            stdout_path=str(files.log(running.id, "stdout")),
+            stderr_path=str(files.log(running.id, "stderr")),
+        )
+
+    def _known(self, task_id: int, launch: Launched, entry: Entry) -> Known:
+        files = self._starter.files
+        return Known(
+            task_id=task_id,
+            spec=launch.spec,
+            placement=launch.placement,
+            started_at=entry.running.started_at if entry.running else None,
+            exit=entry.exit,
+            stdout_path=str(files.log(task_id, "stdout")),
+            stderr_path=str(files.log(task_id, "stderr")),
+        )

@@ -1,0 +1,1 @@
+"""HakuRiver inside Jupyter: the magics that run a cell on the cluster."""

@@ -1,0 +1,85 @@
+"""The magics themselves: one name, as a line for looking after a cluster and over a cell."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
+
+from hakuriver.cli.options import SubmitOptions
+from hakuriver.errors import HakuRiverError
+from jupyter_ext.magics.cell import Cell
+from jupyter_ext.magics.commands import COMMANDS
+from jupyter_ext.magics.errors import brief
+from jupyter_ext.magics.parsers import HelpShown, cell_parser, line_parser, parse
+from jupyter_ext.magics.session import Session
+
+if TYPE_CHECKING:
+    import argparse
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from hakuriver.client.futures import Batch, Task
+
+
+@magics_class
+class HakuRiverMagics(Magics):
+    """``%hakuriver COMMAND`` and ``%%hakuriver [options]`` over a cell."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self.session = Session()
+
+    @needs_local_scope
+    @no_var_expand
+    @line_cell_magic
+    def hakuriver(
+        self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None
+    ) -> object:
+        """Run a cell on the cluster, or look after the cluster.
+
+        ``%%hakuriver [options]`` sends the cell's text, as it is, to a node and shows its output
+        and state here while it runs. It runs as Python unless its first line starts with ``#!``.
+        An interrupt kills it. ``%%hakuriver --help`` lists the options.
+
+        ``%hakuriver COMMAND`` is one of up, down, connect URL, nodes, tasks, status ID, logs ID
+        and kill ID. ``%hakuriver --help`` tells more.
+        """
+        names = {**self._user_names(), **(local_ns or {})}
+        try:
+            if cell is None:
+                options = parse(line_parser(), line, names)
+                return COMMANDS[options.command](self.session, options)
+            self._run_cell(parse(cell_parser(), line, names), cell)
+        except HelpShown:
+            pass
+        except HakuRiverError as error:
+            raise brief(error) from None
+        return None
+
+    def _run_cell(self, options: argparse.Namespace, body: str) -> None:
+        """Run `body` in the foreground; its future goes to the variable that was asked for."""
+        submit_options = SubmitOptions.from_namespace(options, os.environ)
+        client = self.session.client()
+        interpreter = [options.python] if options.python else ["sh"] if options.shell else None
+
+        def submit() -> Task | Batch:
+            arguments = submit_options.as_arguments()
+            future: Task | Batch = client.run_script(body, interpreter=interpreter, **arguments)
+            return future
+
+        def store(future: Task | Batch) -> None:
+            if options.out:
+                self._user_names()[options.out] = future
+
+        Cell(submit, store=store).run(raise_error=not options.no_raise_error)
+
+    def _user_names(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", cast("Any", self.shell).user_ns)

@@ -1,0 +1,57 @@
+"""Fixtures for everyone: a cluster that tests share, and one for a test alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.harness import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def _shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+    cluster.check_logs()
+
+
+@pytest.fixture
+def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
+    """A host and two nodes of one CPU each, shared by all tests; it must be left in order."""
+    yield _shared_cluster
+    _shared_cluster.after_test()
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Make clusters that are not started yet, with the options of `Cluster`, for one test."""
+    made: list[Cluster] = []
+
+    def make(**options: object) -> Cluster:
+        cluster = Cluster(tmp_path / f"c{len(made)}", **options)  # type: ignore[arg-type]
+        made.append(cluster)
+        return cluster
+
+    try:
+        yield make
+    finally:
+        for cluster in made:
+            cluster.stop()
+    for cluster in made:
+        cluster.check_logs()
+
+
+@pytest.fixture
+def fresh_cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    """A host and two nodes of one CPU each, for one test alone."""
+    cluster = make_cluster()
+    cluster.start()
+    return cluster

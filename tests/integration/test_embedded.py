@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support.harness import ids_in, rows
+from support.processes import check_no_leftovers, clean_environment, processes_of, run_hakuriver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Embedded:
+    """The commands of a user without any configuration, in a home of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.env = clean_environment(root / "home")
+        self.work = root / "work"
+        self.work.mkdir()
+
+    def run(self, *args: str, check: int | None = 0) -> str:
+        return run_hakuriver(*args, env=self.env, cwd=self.work, check=check).stdout
+
+    def nodes(self) -> list[str]:
+        shown = rows(json.loads(self.run("client", "--list-nodes", "--json")), "nodes")
+        return sorted(node["hostname"] for node in shown if node["status"] == "online")
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Embedded]:
+    user = Embedded(tmp_path)
+    yield user
+    run_hakuriver("down", env=user.env, cwd=user.work)
+    check_no_leftovers(tmp_path)
+
+
+def test_up_is_usable_at_once_and_found_again(
+    embedded: Embedded, record_property: Callable[[str, object], None]
+) -> None:
+    started = time.monotonic()
+    shown = embedded.run("up", "--nodes", "2")
+    seconds = time.monotonic() - started
+    record_property("seconds", seconds)
+    assert seconds < 10
+    assert "http://127.0.0.1:" in shown
+    assert embedded.nodes() == ["node1", "node2"]
+    before = processes_of(embedded.root)
+    again = embedded.run("up", "--nodes", "2")
+    assert [word for word in again.split() if "http" in word] == [
+        word for word in shown.split() if "http" in word
+    ]
+    assert processes_of(embedded.root) == before
+
+
+def test_an_embedded_cluster_runs_tasks_in_the_callers_directory(embedded: Embedded) -> None:
+    embedded.run("up")
+    assert embedded.nodes() == ["node1"]
+    shown = embedded.run("client", "--wait", "--follow", "--", "pwd")
+    assert f"{embedded.work}\n" in shown
+    seen = embedded.run("client", "--wait", "--follow", "--", "env")
+    assert "XDG_STATE_HOME" not in seen
+
+
+def test_nodes_of_an_embedded_cluster_share_the_cpus(embedded: Embedded) -> None:
+    embedded.run("up", "--nodes", "2")
+    shown = rows(json.loads(embedded.run("client", "--list-nodes", "--json")), "nodes")
+    cpus = [
+        cpu for node in shown for numa in node["numa_topology"].values() for cpu in numa["cores"]
+    ]
+    count = os.cpu_count() or 1
+    if count > 1:
+        assert len(cpus) == len(set(cpus)) == count
+
+
+def test_the_runtime_files_are_private_and_down_removes_them(embedded: Embedded) -> None:
+    embedded.run("up")
+    files = [path for path in (embedded.root / "home").rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    assert embedded.run("client", "--list-nodes", "--json")
+    embedded.run("down")
+    assert processes_of(embedded.root) == {}
+    done = run_hakuriver("client", "--list-nodes", env=embedded.env, cwd=embedded.work)
+    assert done.returncode != 0
+    assert "hakuriver up" in done.stderr
+
+
+def test_down_ends_running_tasks_and_leaves_no_process(embedded: Embedded) -> None:
+    embedded.run("up", "--nodes", "2")
+    script = "setsid sleep 300 & sleep 300"
+    shown = embedded.run("client", "--target", "node1", "--", "sh", "-c", script)
+    assert ids_in(shown)
+    started = time.monotonic()
+    embedded.run("down")
+    assert time.monotonic() - started < 10
+    assert processes_of(embedded.root) == {}
+
+
+def test_down_when_nothing_runs_and_up_again_after_down(embedded: Embedded) -> None:
+    run_hakuriver("down", env=embedded.env, cwd=embedded.work)
+    embedded.run("up")
+    first = ids_in(embedded.run("client", "--wait", "--", "true"))
+    embedded.run("down")
+    embedded.run("up")
+    shown = rows(json.loads(embedded.run("client", "--list-tasks", "--json")), "tasks")
+    assert shown[0]["task_id"] in first
+
+
+def test_down_purge_forgets_everything(embedded: Embedded) -> None:
+    embedded.run("up")
+    embedded.run("client", "--wait", "--", "true")
+    embedded.run("down", "--purge")
+    state = embedded.root / "home" / "state" / "hakuriver" / "embedded"
+    assert not state.exists() or not list(state.iterdir())

@@ -1,0 +1,421 @@
+"""A whole cluster of real processes for a test: it makes them, watches them and ends them.
+
+A `Cluster` owns one folder. Every daemon has its own configuration file, state directory and log
+file in there, and whatever still runs with a trace of that folder at the end is a leak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse
+from typing import TYPE_CHECKING, Any
+
+from support.processes import (
+    Daemon,
+    check_no_leftovers,
+    clean_environment,
+    free_port,
+    run_hakuriver,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from email.message import Message
+    from pathlib import Path
+
+FINAL = frozenset({"completed", "failed", "killed", "killed_oom", "lost"})
+KILL_GRACE = 1.0
+#: Where a variable of the daemons alone would show up, if a task could see it.
+PRIVATE_VARIABLE = "DAEMONS_OWN_VARIABLE"
+
+_TROUBLE = re.compile(
+    r"Traceback|\bERROR\b|\bCRITICAL\b|never awaited|never retrieved|was destroyed|ResourceWarning"
+)
+_ID = re.compile(r"\b\d{15,19}\b")
+_UNSET: Any = object()
+
+
+def ids_in(text: str) -> list[str]:
+    """Return the distinct ids that `text` shows, in the order in which they appear."""
+    return list(dict.fromkeys(_ID.findall(text)))
+
+
+def check_one_line(stderr: str, *words: str) -> None:
+    """Fail unless `stderr` is one line that holds all `words`."""
+    assert len(stderr.strip().splitlines()) == 1, stderr
+    for word in words:
+        assert word in stderr, f"{word!r} is not in {stderr!r}"
+
+
+def rows(document: Any, key: str) -> list[Any]:
+    """Return the list that a command's JSON shows, be it wrapped in an object or not."""
+    found = document[key] if isinstance(document, dict) else document
+    assert isinstance(found, list), document
+    return found
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the host answered."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Cluster:
+    """A host and its runners. The `nodes` map each name to the CPUs that it may give out.
+
+    `settings` are laid over every daemon's configuration, section by section.
+    """
+
+    root: Path
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    shared: bool = False
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            second = "1" if (os.cpu_count() or 1) > 1 else "0"
+            self.nodes = {"node1": "0", "node2": second}
+        self.port = free_port()
+        self.token = secrets.token_hex(16)
+        self.second_token = secrets.token_hex(16)
+        self.runner_secret = secrets.token_hex(16)
+        self.private_value = secrets.token_hex(16)
+        self.shared_dir = self.root / "shared"
+        self.home = self.root / "home"
+        self.env = clean_environment(self.home)
+        self._daemons_env = {
+            **self.env,
+            PRIVATE_VARIABLE: self.private_value,
+            # What a daemon leaves unclosed shows in its log.
+            "PYTHONWARNINGS": "default",
+        }
+        self.config = self._write_config("client", {})
+        self.host = self._daemon("host", {})
+        self.runners = {
+            name: self._daemon(
+                "runner", {"runner": {"name": name, "launcher": "process", "cpus": cpus}}, name
+            )
+            for name, cpus in self.nodes.items()
+        }
+        self._checked: dict[str, int] = {}
+        self._clients: list[subprocess.Popen[bytes]] = []
+
+    # Daemons.
+
+    def state_dir(self, name: str) -> Path:
+        """Return the state directory of a node, or of ``host``."""
+        return self.root / name / "state"
+
+    def start(self) -> None:
+        self.start_host()
+        for name in self.nodes:
+            self.start_runner(name)
+        for name in self.nodes:
+            self.wait_online(name)
+
+    def start_host(self) -> None:
+        self.host.start()
+        wait_until(self._healthy, what="the host's /healthz")
+
+    def start_runner(self, name: str) -> None:
+        self.runners[name].start()
+
+    def wait_online(self, name: str) -> None:
+        def online() -> bool:
+            self.runners[name].check_alive()
+            return self.node_status(name) == "online"
+
+        wait_until(online, timeout=15, what=f"{name} online")
+
+    def node_status(self, name: str) -> str | None:
+        for node in self.get("/api/nodes")["nodes"]:
+            if node["hostname"] == name:
+                return str(node["status"])
+        return None
+
+    def stop(self) -> None:
+        """End everything that was started; fail if something does not end or stays behind."""
+        troubles: list[str] = []
+        steps: list[Callable[[], None]] = [self.kill_unfinished, self._end_clients]
+        steps += [runner.stop for runner in self.runners.values()]
+        steps += [self.host.stop, lambda: check_no_leftovers(self.root)]
+        for step in steps:
+            try:
+                step()
+            except (AssertionError, OSError) as error:
+                troubles.append(str(error))
+        assert not troubles, "\n".join(troubles)
+
+    def kill_unfinished(self) -> None:
+        """Kill what has not ended, and wait until it has."""
+        if self.host.process is None:
+            return
+
+        def quiet() -> bool:
+            left = self.unfinished()
+            for task in left:
+                self.http("POST", f"/api/kill/{task['task_id']}")
+            return not left
+
+        online = any(runner.process for runner in self.runners.values())
+        wait_until(quiet, timeout=10 if online else 0, what="all tasks ended", interval=0.1)
+
+    def check_logs(self) -> None:
+        """Fail if a daemon has logged trouble since the last check."""
+        troubles: list[str] = []
+        for name, daemon in self._daemons():
+            text = daemon.text()
+            new = text[self._checked.get(name, 0) :]
+            self._checked[name] = len(text)
+            if _TROUBLE.search(new):
+                troubles.append(f"trouble in the log of {name}:\n{new[-8000:]}")
+        assert not troubles, "\n".join(troubles)
+
+    def check_alive(self) -> None:
+        for _, daemon in self._daemons():
+            daemon.check_alive()
+
+    def _daemons(self) -> Iterator[tuple[str, Daemon]]:
+        yield "host", self.host
+        yield from self.runners.items()
+
+    def _daemon(self, role: str, more: dict[str, dict[str, object]], name: str = "") -> Daemon:
+        name = name or role
+        more = {**more, "paths": {"state_dir": str(self.state_dir(name))}}
+        config = self._write_config(name, more)
+        return Daemon(
+            argv=[role, "-c", str(config)],
+            env=self._daemons_env,
+            cwd=self.root / name / "cwd",
+            log=self.root / f"{name}.log",
+        )
+
+    def _write_config(self, name: str, more: Mapping[str, Mapping[str, object]]) -> Path:
+        sections: dict[str, dict[str, object]] = {
+            "network": {"host_port": self.port},
+            "paths": {},
+            "timing": {
+                "heartbeat_interval": 0.5,
+                "heartbeat_timeout_factor": 20.0,
+                "cleanup_check_interval": 0.5,
+                "kill_grace": KILL_GRACE,
+            },
+            "security": {"runner_secret": self.runner_secret},
+            "security.tokens": {"default": self.token, "alice": self.second_token},
+        }
+        if self.shared:
+            self.shared_dir.mkdir(parents=True, exist_ok=True)
+            sections["paths"]["shared_dir"] = str(self.shared_dir)
+        for laid in (more, self.settings):
+            for section, keys in laid.items():
+                sections[section] = {**sections.get(section, {}), **keys}
+        return write_toml(self.root / f"{name}.toml", sections)
+
+    # The HTTP interface.
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        token: str | None = _UNSET,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 20,
+    ) -> Reply:
+        """Ask the host; `body` is sent as JSON, or as it is when it is bytes."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            self._request(connection, method, path, body=body, token=token, headers=headers)
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        """Return the JSON of a GET that must succeed."""
+        reply = self.http("GET", path)
+        assert reply.status == 200, f"GET {path}: {reply.status} {reply.body!r}"
+        return reply.json()
+
+    @contextmanager
+    def stream(self, path: str, *, timeout: float = 20) -> Iterator[Iterator[tuple[float, Any]]]:
+        """Yield the lines of a live stream, each with the moment (`time.time`) of its arrival."""
+        with self.raw(path, timeout=timeout) as response:
+            yield ((time.time(), json.loads(line)) for line in iter(response.readline, b""))
+
+    @contextmanager
+    def raw(self, path: str, *, timeout: float = 20) -> Iterator[HTTPResponse]:
+        """Yield the answer to a GET before its body is read."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            self._request(connection, "GET", path)
+            response = connection.getresponse()
+            assert response.status == 200, f"GET {path}: {response.status} {response.read()!r}"
+            try:
+                yield response
+            finally:
+                response.close()
+        finally:
+            connection.close()
+
+    def _request(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        token: str | None = _UNSET,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        sent: dict[str, str] = {}
+        token = self.token if token is _UNSET else token
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        data = body if isinstance(body, bytes) else None
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+            data = data if data is not None else json.dumps(body).encode()
+        connection.request(method, path, data, {**sent, **(headers or {})})
+
+    def _healthy(self) -> bool:
+        self.host.check_alive()
+        try:
+            return self.http("GET", "/healthz", token=None, timeout=2).status == 200
+        except OSError:
+            return False
+
+    # Tasks.
+
+    def submit_batch(
+        self, *command: str, targets: Sequence[str] | None, cores: int = 1, **more: object
+    ) -> Any:
+        """Submit over HTTP and return the reply, which must say 202."""
+        body: dict[str, object] = {"required_cores": cores, **more}
+        if targets is not None:
+            body["targets"] = list(targets)
+        if command:
+            body |= {"command": command[0], "arguments": list(command[1:])}
+        reply = self.http("POST", "/api/submit", body=body)
+        assert reply.status == 202, f"{reply.status} {reply.body!r}"
+        return reply.json()
+
+    def submit(self, *command: str, target: str = "node1", cores: int = 1, **more: object) -> str:
+        """Submit one task and return its id."""
+        reply = self.submit_batch(*command, targets=[target], cores=cores, **more)
+        assert reply["failed_targets"] == []
+        (task_id,) = reply["task_ids"]
+        return str(task_id)
+
+    def script(self, text: str, *, target: str = "node1", cores: int = 1, **more: object) -> str:
+        """Submit a Python script for one target and return its id."""
+        more = {"script": text, "interpreter": [sys.executable], **more}
+        return self.submit(target=target, cores=cores, **more)
+
+    def status(self, task_id: str) -> Any:
+        return self.get(f"/api/status/{task_id}")
+
+    def wait(self, task_id: str, *states: str, timeout: float = 15) -> Any:
+        """Return the task once it is in one of `states`; without any, in a final one."""
+        wanted = set(states) or FINAL
+
+        def there() -> Any:
+            task = self.status(task_id)
+            assert task["status"] in wanted or task["status"] not in FINAL, task
+            return task if task["status"] in wanted else None
+
+        return wait_until(there, timeout=timeout, what=f"task {task_id} {wanted}")
+
+    def run(self, *command: str, **more: Any) -> Any:
+        """Submit one task and return it when it has ended."""
+        return self.wait(self.submit(*command, **more))
+
+    def unfinished(self) -> list[Any]:
+        found: list[Any] = []
+        for state in ("pending", "assigning", "running"):
+            found += self.get(f"/api/tasks?state={state}&limit=1000")["tasks"]
+        return found
+
+    def output(self, task_id: str, stream: str = "stdout", query: str = "") -> bytes:
+        reply = self.http("GET", f"/api/task/{task_id}/{stream}{query}")
+        assert reply.status == 200, f"{reply.status} {reply.body!r}"
+        return reply.body
+
+    def text(self, task_id: str, stream: str = "stdout") -> str:
+        return self.output(task_id, stream).decode()
+
+    # The command line.
+
+    def run_client(
+        self,
+        *args: str,
+        stdin: bytes | None = None,
+        check: int | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the client to its end; with `check`, fail on another exit code."""
+        return run_hakuriver(
+            *("client", "-c", str(self.config), *args),
+            env={**self.env, **(env or {})},
+            cwd=self.root,
+            stdin=stdin,
+            check=check,
+            timeout=timeout,
+        )
+
+    def start_client(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start the client and leave it running; the cluster ends it."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hakuriver", "client", "-c", str(self.config), *args],
+            env=self.env,
+            cwd=self.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._clients.append(process)
+        return process
+
+    def _end_clients(self) -> None:
+        for process in self._clients:
+            process.kill()
+            process.communicate()
+        self._clients.clear()
+
+    def after_test(self) -> None:
+        """Leave a shared cluster as the next test expects it: nothing runs, nothing is wrong."""
+        self._end_clients()
+        self.kill_unfinished()
+        self.check_alive()
+        self.check_logs()
+
+
+def write_toml(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write a private configuration file of plain keys, and return its path."""
+    lines: list[str] = []
+    for section, keys in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    path.chmod(0o600)
+    return path

@@ -1,0 +1,184 @@
+"""A host's application on a free port of this process, asked over real HTTP and WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from support.host_world import hello, open_world
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from hakuriver.config import Config, Security
+from hakuriver.host.app import make_app
+from hakuriver.host.auth import Gate
+from hakuriver.host.logs import Subscriptions
+from hakuriver.host.services import Services
+from hakuriver.model.auth import runner_token
+from hakuriver.model.messages import (
+    FromHost,
+    Heartbeat,
+    KnownEnd,
+    Message,
+    Welcome,
+    decode_from_host,
+    encode,
+)
+from hakuriver.model.nodes import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from support.host_world import World
+
+    from hakuriver.model.messages import Known
+    from hakuriver.model.nodes import NodeInfo
+
+M = TypeVar("M", bound=Message)
+TOKEN = "alices-token"
+SECRET = "runners-secret"
+CONFIG = Config(security=Security(runner_secret=SECRET, tokens={"alice": TOKEN}))
+_SECONDS = 5.0
+
+
+class Wire:
+    """A runner's end of the link, as a test plays it."""
+
+    def __init__(self, socket: WebSocketClientConnection) -> None:
+        self.socket = socket
+        self.over = False
+
+    async def say(self, *messages: Message) -> None:
+        for message in messages:
+            await self.socket.write_message(encode(message), binary=True)
+
+    async def hear(self) -> FromHost | None:
+        """Return the next message, None once the link has closed."""
+        frame = await asyncio.wait_for(self.socket.read_message(), _SECONDS)
+        self.over = self.over or frame is None
+        return None if frame is None else decode_from_host(frame)  # type: ignore[arg-type]
+
+    async def hear_a(self, kind: type[M]) -> M:
+        """Return the next message, which must be of one kind."""
+        message = await self.hear()
+        assert isinstance(message, kind), message
+        return message
+
+    async def closed(self) -> int | None:
+        """Return the code with which the host closed, once it has."""
+        while not self.over:
+            await self.hear()
+        return self.socket.close_code
+
+
+@dataclass
+class Server:
+    """A host that answers on `port`."""
+
+    world: World
+    services: Services
+    port: int
+    client: AsyncHTTPClient
+    wires: list[Wire] = field(default_factory=list)
+
+    async def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        token: str | None = TOKEN,
+        **headers: str,
+    ) -> HTTPResponse:
+        """Send one request; header names are given with _ for -."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if token is not None:
+            named["Authorization"] = f"Bearer {token}"
+        request = HTTPRequest(
+            f"http://127.0.0.1:{self.port}{path}",
+            method=method,
+            body=body,
+            headers=named,
+            allow_nonstandard_methods=True,
+            request_timeout=_SECONDS,
+            follow_redirects=False,
+            decompress_response=False,
+        )
+        return await self.client.fetch(request, raise_error=False)
+
+    async def get(self, path: str) -> Any:
+        """Return the JSON of a request that succeeds."""
+        response = await self.ask(path)
+        assert response.code == 200, response.body
+        return json.loads(response.body)
+
+    async def submit(self, **fields: Any) -> HTTPResponse:
+        body = json.dumps(fields).encode()
+        return await self.ask(
+            "/api/submit", method="POST", body=body, Content_Type="application/json"
+        )
+
+    async def submitted(self, **fields: Any) -> list[int]:
+        """Return the ids of a submission that succeeds."""
+        response = await self.submit(**{"command": "true", **fields})
+        assert response.code == 202, response.body
+        return [int(task_id) for task_id in json.loads(response.body)["task_ids"]]
+
+    async def wire(self, name: str = "n", *, token: str | None = None) -> Wire:
+        """Open a runner's link; raises `HTTPClientError` where it is refused."""
+        bearer = runner_token(SECRET, name) if token is None else token
+        request = HTTPRequest(
+            f"ws://127.0.0.1:{self.port}/api/runner?name={name}",
+            headers={"Authorization": f"Bearer {bearer}"},
+        )
+        wire = Wire(await websocket_connect(request))
+        self.wires.append(wire)
+        return wire
+
+    async def join(
+        self,
+        name: str = "n",
+        info: NodeInfo | None = None,
+        *,
+        told: Sequence[Known] = (),
+        uid: str = "uid",
+    ) -> Wire:
+        """Bring a node online over a link of its own."""
+        wire = await self.wire(name)
+        await wire.say(hello(info, uid=uid))
+        await wire.hear_a(Welcome)
+        await wire.say(*told, KnownEnd(), Heartbeat(metrics=Metrics(cpu_percent=5.0)))
+        async with asyncio.timeout(_SECONDS):
+            while not self.world.cluster.nodes.is_online(name):
+                moved = self.world.cluster.nodes.moved.next(name)
+                if not self.world.cluster.nodes.is_online(name):
+                    await moved.wait()
+        return wire
+
+
+@asynccontextmanager
+async def open_server(path: Path, config: Config = CONFIG) -> AsyncIterator[Server]:
+    """Serve a host whose database is `path`, and leave nothing of it behind."""
+    async with open_world(path) as world:
+        services = Services(config, Gate(config), world.cluster, Subscriptions())
+        http = HTTPServer(make_app(services), max_body_size=40 << 20)
+        socket, port = bind_unused_port()
+        http.add_socket(socket)
+        client = AsyncHTTPClient(force_instance=True, max_body_size=40 << 20)
+        server = Server(world, services, port, client)
+        try:
+            yield server
+        finally:
+            for wire in server.wires:
+                wire.socket.close()
+                await wire.closed()
+            client.close()
+            http.stop()
+            await http.close_all_connections()
+            await world.settle()

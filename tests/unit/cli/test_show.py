@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from unit.client.fakes import make_view
+
+from hakuriver.cli.show import (
+    core_list,
+    health_table,
+    missing_capabilities,
+    node_table,
+    numa_summary,
+    state_words,
+    status_table,
+    task_table,
+)
+from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
+from hakuriver.model.views import HealthView, NodeView, NumaHealth
+
+NODE = NodeView(
+    hostname="n1",
+    rev=1,
+    url=None,
+    status=NodeStatus.ONLINE,
+    total_cores=8,
+    cores_in_use=3,
+    available_cores=5,
+    cpus_in_use=[0, 1, 2],
+    memory_total_bytes=16 << 30,
+    last_heartbeat="1970-01-01T00:01:40+00:00",
+    numa_topology={"0": NumaNode((0, 1, 2, 3), 1), "1": NumaNode((4, 5, 6, 7), 1)},
+    launcher="process",
+    capabilities=Capabilities(),
+    version="1",
+    draining=False,
+)
+
+
+def test_a_node_shows_what_it_has_and_gave_out() -> None:
+    table = node_table([NODE], now=103.0)
+    shown = dict(zip(table.head, table.rows[0], strict=True))
+    assert shown == {
+        "node": "n1",
+        "status": "online",
+        "cores": "8",
+        "used": "3",
+        "free": "5",
+        "memory": "16 GiB",
+        "NUMA": "2 \N{MULTIPLICATION SIGN} 4 cores",
+        "launcher": "process",
+        "heartbeat": "3.0 s ago",
+    }
+
+
+def test_what_nobody_knows_of_a_node_is_said() -> None:
+    node = msgspec.structs.replace(NODE, numa_topology=None, last_heartbeat=None, draining=True)
+    (row,) = node_table([node]).rows
+    assert {"N/A", "never", "online, draining"} <= set(row)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [((4,), "1 x 4 cores"), ((1,), "1 x 1 core"), ((2, 4, 4), "2 x 4 + 1 x 2 cores")],
+)
+def test_numa_nodes_are_summed_up(sizes: tuple[int, ...], text: str) -> None:
+    topology = {str(number): NumaNode(tuple(range(size)), 1) for number, size in enumerate(sizes)}
+    assert numa_summary(topology).replace("\N{MULTIPLICATION SIGN}", "x") == text
+    assert numa_summary({}) == "N/A"
+
+
+def test_health_shows_the_use_of_nodes_and_their_parts() -> None:
+    health = HealthView(
+        hostname="n1",
+        status=NodeStatus.ONLINE,
+        last_heartbeat=None,
+        cpu_percent=12.34,
+        memory_percent=50.0,
+        memory_used_bytes=1 << 30,
+        memory_total_bytes=2 << 30,
+        load_average=0.5,
+        numa={
+            "10": NumaHealth(cores=[1], memory_bytes=1 << 30, use=None),
+            "2": NumaHealth(cores=[0, 2, 3], memory_bytes=1 << 30, use=NumaUse(99.0, 1 << 29)),
+        },
+        launcher="process",
+        capabilities=Capabilities(private_pid="no systemd here"),
+        version="1",
+    )
+    rows = health_table([health]).rows
+    assert rows[0] == ("n1", "online", "12.3", "1 GiB", "2 GiB", "50.0", "0.50", "")
+    assert rows[1] == ("n1:2", "", "99.0", "512 MiB", "1 GiB", "50.0", "", "0,2-3")
+    assert rows[2][:4] == ("n1:10", "", "N/A", "N/A")
+    assert missing_capabilities(health.capabilities) == ["private process table: no systemd here"]
+    bare = msgspec.structs.replace(health, numa={})
+    assert health_table([bare]).rows[0][-1] == "NUMA N/A"
+
+
+def test_a_task_is_one_row_and_one_list() -> None:
+    view = make_view(
+        "7",
+        "failed",
+        exit_code=4,
+        name="mine",
+        arguments=["a b"],
+        started_at="2026-01-01T00:00:00+00:00",
+        completed_at="2026-01-01T00:00:02+00:00",
+        env_vars={"B": "***", "A": "***"},
+        required_memory_bytes=1 << 30,
+        time_limit_seconds=90.0,
+        use_private_network=True,
+    )
+    (row,) = task_table([view]).rows
+    assert row == ("7", "failed", "node1", "1", "2.0 s", "mine", "sleep 'a b'")
+    known = {name: value for name, value in status_table(view).rows}  # noqa: C416 - rows are tuples
+    assert known["exit code"] == "4"
+    assert known["environment"] == "A, B"
+    assert known["memory limit"] == "1 GiB"
+    assert known["time limit"] == "1m 30s"
+    assert known["private"] == "network"
+    assert "reason" not in known
+
+
+def test_a_running_task_shows_its_time_so_far() -> None:
+    (row,) = task_table([make_view(status="running", started_at="2026-01-01T00:00:00+00:00")]).rows
+    assert row[4].endswith(("h", "m", "d"))
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "words"),
+    [
+        ("pending", {"reason": "waits for 1 core on node1"}, "pending (waits for 1 core on node1)"),
+        ("running", {}, "running"),
+        ("completed", {"exit_code": 0, "reason": "x"}, "completed"),
+        ("failed", {"exit_code": 4}, "failed (exit code 4)"),
+        ("failed", {"exit_code": -9, "reason": "limit"}, "failed (ended by signal 9, limit)"),
+    ],
+)
+def test_a_state_in_words(status: str, changes: dict[str, object], words: str) -> None:
+    assert state_words(make_view("1", status, **changes)) == words
+
+
+def test_core_numbers_are_ranges() -> None:
+    assert core_list([]) == ""
+    assert core_list([3, 1, 2, 8, 10, 11]) == "1-3,8,10-11"

@@ -1,0 +1,471 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from support.host_server import CONFIG, TOKEN, open_server
+from support.host_world import known, node_info, until
+
+from hakuriver.host.api import base
+from hakuriver.model.messages import (
+    Kill,
+    Launch,
+    LogChunk,
+    LogClose,
+    LogEnd,
+    LogOpen,
+    LogOpened,
+    Started,
+)
+from hakuriver.model.submission import MAX_REQUEST
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.host_server import Server
+    from tornado.httpclient import HTTPResponse
+
+pytestmark = pytest.mark.asyncio
+
+PATHS = ["/nodes", "/tasks", "/health", "/events", "/status/1", "/task/1/stdout"]
+
+
+def detail(response: HTTPResponse) -> Any:
+    assert response.headers["Content-Type"] == "application/json"
+    return json.loads(response.body)["detail"]
+
+
+class Stream:
+    """One streamed answer, read by hand so that the client can leave it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, server: Server, path: str) -> Stream:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        writer.write(head.encode())
+        stream = cls(reader, writer)
+        assert b" 200 " in await stream.line()
+        while await stream.line() != b"\r\n":
+            pass
+        return stream
+
+    async def line(self) -> bytes:
+        return await asyncio.wait_for(self.reader.readline(), 5)
+
+    async def json(self) -> Any:
+        """Return the next line of NDJSON: one lies in each chunk here."""
+        while not (line := await self.line()).startswith(b"{"):
+            assert line, "the stream has ended"
+        return json.loads(line)
+
+    async def leave(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+# -- who may ask --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "/api"])
+async def test_without_a_token_nothing_is_told(server: Server, prefix: str) -> None:
+    for token in (None, "", "wrong"):
+        for path in PATHS:
+            response = await server.ask(prefix + path, token=token)
+            assert response.code == 401
+            assert "Authorization: Bearer" in detail(response)
+    response = await server.ask(f"{prefix}/submit", method="POST", body=b"{}", token="wrong")
+    assert response.code == 401
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/api/healthz"])
+async def test_liveness_needs_no_token(server: Server, path: str) -> None:
+    response = await server.ask(path, token=None)
+    assert response.code == 200
+    assert json.loads(response.body)["status"] == "ok"
+
+
+async def test_a_request_for_another_name_is_refused(server: Server) -> None:
+    for path in ("/api/nodes", "/healthz"):
+        response = await server.ask(path, Host="evil.example:8000")
+        assert response.code == 422
+        assert detail(response)[0]["field"] == "Host"
+
+
+# -- what is not there --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/nothing",
+        "/apinodes",
+        "/api/api/nodes",
+        "/api/status",
+        "/api/status/",
+        "/api/status/1/2",
+        "/api/status/../nodes",
+        "/api/task/1/other",
+        "/nodes/",
+    ],
+)
+async def test_unknown_paths(server: Server, path: str) -> None:
+    response = await server.ask(path)
+    assert response.code == 404
+    assert isinstance(detail(response), str)
+    assert (await server.ask(path, method="POST", body=b"x")).code == 404
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    ["1", "0", "x", "..", "%2e%2e%2fx", "-1", "1.0", "9" * 19, "9" * 400, "%00", "%20", "1%0a"],
+)
+async def test_unknown_ids(server: Server, task_id: str) -> None:
+    for path in (f"/api/status/{task_id}", f"/api/task/{task_id}/stdout"):
+        response = await server.ask(path)
+        assert response.code == 404, path
+        assert len(detail(response)) < 200
+    response = await server.ask(f"/api/kill/{task_id}", method="POST", body=b"")
+    assert response.code == 404
+
+
+async def test_an_id_that_is_no_text_is_the_askers_mistake(server: Server) -> None:
+    response = await server.ask("/api/status/%ff")
+    assert 400 <= response.code < 500
+    assert detail(response)
+
+
+async def test_the_wrong_method_is_told(server: Server) -> None:
+    for method, path in (("GET", "/api/submit"), ("DELETE", "/api/tasks"), ("PUT", "/api/nodes")):
+        response = await server.ask(path, method=method)
+        assert response.code == 405
+        assert isinstance(detail(response), str)
+
+
+# -- submitting ---------------------------------------------------------------------------
+
+
+async def test_a_submission_answers_202_with_ids_as_text(server: Server) -> None:
+    await server.join()
+    reply = json.loads((await server.submit(command="c", targets=["n", "gone"])).body)
+    assert set(reply) == {"message", "task_ids", "batch_id", "failed_targets"}
+    assert isinstance(reply["task_ids"][0], str)
+    assert reply["failed_targets"][0]["target"] == "gone"
+    task = await server.get(f"/status/{reply['task_ids'][0]}")
+    assert task["batch_id"] == reply["batch_id"]
+    assert task["owner"] == "alice"
+
+
+async def test_when_nothing_was_created_every_reason_is_told(server: Server) -> None:
+    response = await server.submit(command="c", targets=["gone", "n:0"])
+    assert 400 <= response.code < 600
+    body = json.loads(response.body)
+    assert [failed["target"] for failed in body["failed_targets"]] == ["gone", "n:0"]
+    assert "gone" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"{", "body"),
+        (b"[]", "body"),
+        (b'{"command": "\xff"}', "body"),
+        (b'{"command": "a", "required_cores": -1}', "required_cores"),
+        (b'{"command": "a", "arguments": ["b", 1]}', "arguments[1]"),
+        (b'{"command": "a", "env_vars": {"1": "x"}}', "env_vars"),
+        (b'{"command": "a", "targets": []}', "targets"),
+        (b'{"command": "a", "shell": true}', "body"),
+        (b"{}", "command"),
+        (b'{"a":' * 100_000, "body"),
+    ],
+)
+async def test_a_bad_field_is_told_with_its_reason(server: Server, body: bytes, field: str) -> None:
+    response = await server.ask(
+        "/api/submit", method="POST", body=body, Content_Type="application/json"
+    )
+    assert response.code == 422
+    (error,) = detail(response)
+    assert error["field"] == field
+    assert error["reason"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+async def test_what_a_form_of_another_site_could_send_is_refused(server: Server, kind: str) -> None:
+    response = await server.ask(
+        "/api/submit", method="POST", body=b'{"command": "c"}', Content_Type=kind
+    )
+    assert response.code in (400, 422)
+    assert detail(response)
+    assert (await server.get("/tasks"))["tasks"] == []
+
+
+async def test_the_content_type_may_have_parameters(server: Server) -> None:
+    await server.join()
+    response = await server.ask(
+        "/api/submit",
+        method="POST",
+        body=b'{"command": "c"}',
+        Content_Type="Application/JSON; charset=utf-8",
+    )
+    assert response.code == 202
+
+
+async def test_a_body_over_the_limit_is_refused_by_name(server: Server) -> None:
+    response = await server.ask(
+        "/api/submit",
+        method="POST",
+        body=b" " * (MAX_REQUEST + 1),
+        Content_Type="application/json",
+    )
+    assert response.code == 422
+    (error,) = detail(response)
+    assert (error["field"], str(MAX_REQUEST) in error["reason"]) == ("body", True)
+
+
+async def test_a_fault_of_the_host_tells_the_log_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty() -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(server.world.cluster.nodes, "views", faulty)
+    response = await server.ask("/api/nodes")
+    assert response.code == 500
+    assert "secret" not in detail(response)
+    assert "secret detail" in caplog.text
+
+
+# -- tasks --------------------------------------------------------------------------------
+
+
+async def test_lists_are_paged_newest_first(server: Server) -> None:
+    await server.join()
+    ids = [str(task_id) for task_id in await server.submitted(targets=["n"] * 5, name="x")]
+    first = await server.get("/api/tasks?limit=2")
+    assert [task["task_id"] for task in first["tasks"]] == ids[:2:-1]
+    assert first["next_before"] == ids[3]
+    rest = await server.get(f"/api/tasks?limit=3&before={first['next_before']}&name=x")
+    assert [task["task_id"] for task in rest["tasks"]] == ids[2::-1]
+    assert rest["next_before"] is None
+    assert (await server.get("/tasks?state=running"))["tasks"] == []
+    assert len((await server.get("/tasks?state=assigning&node=n&owner=alice"))["tasks"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("state=no", 422),
+        ("limit=0", 422),
+        ("limit=-1", 422),
+        ("limit=99999", 422),
+        ("limit=x", 422),
+        ("limit=1e3", 422),
+        ("before=x", 404),
+        ("batch=-1", 404),
+        ("name=%ff", 422),
+        ("state=", 200),
+        ("unknown=1", 200),
+    ],
+)
+async def test_bad_filters(server: Server, query: str, code: int) -> None:
+    assert (await server.ask(f"/api/tasks?{query}")).code == code
+
+
+async def test_a_kill_is_accepted_once(server: Server) -> None:
+    wire = await server.join("n", node_info([0]))
+    running, queued = await server.submitted(targets=["n", "n"])
+    assert (await wire.hear_a(Launch)).task_id == running
+    for task_id, code in ((running, 202), (queued, 202), (queued, 409)):
+        response = await server.ask(f"/api/kill/{task_id}", method="POST", body=b"")
+        assert response.code == code
+    assert (await wire.hear_a(Kill)).task_id == running
+
+
+async def test_nodes_and_health(server: Server) -> None:
+    await server.join("n", node_info(range(4), numa={"0": [0, 1], "1": [2, 3]}))
+    await server.submitted(targets=["n:1"])
+    (node,) = (await server.get("/nodes"))["nodes"]
+    assert (node["hostname"], node["status"], node["url"]) == ("n", "online", None)
+    assert (node["total_cores"], node["cores_in_use"], node["available_cores"]) == (4, 1, 3)
+    assert node["cpus_in_use"] == [2]
+    assert node["numa_topology"]["1"]["cores"] == [2, 3]
+    (health,) = (await server.get("/health?hostname=n"))["nodes"]
+    assert health["cpu_percent"] == 5.0
+    assert health["numa"]["0"] == {"cores": [0, 1], "memory_bytes": 1 << 30, "use": None}
+    response = await server.ask("/api/health?hostname=gone")
+    assert response.code == 404
+    assert "gone" in detail(response)
+
+
+# -- streams ------------------------------------------------------------------------------
+
+
+async def test_events_come_as_they_happen(server: Server) -> None:
+    stream = await Stream.open(server, "/api/events")
+    assert set(await stream.json()) == {"rev"}
+    await server.join()
+    assert (await stream.json())["node"]["status"] == "online"
+    (task_id,) = await server.submitted()
+    event = await stream.json()
+    assert (event["task"]["task_id"], event["task"]["status"]) == (str(task_id), "assigning")
+    await stream.leave()
+
+
+async def test_a_quiet_stream_shows_that_it_lives(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "KEEP_ALIVE_SECONDS", 0.05)
+    stream = await Stream.open(server, "/api/events?after=0")
+    lines = [await stream.json() for _ in range(3)]
+    assert [set(line) for line in lines] == [{"rev"}] * 3
+    await stream.leave()
+
+
+async def test_a_stream_that_its_client_has_left_is_gone(server: Server) -> None:
+    before = asyncio.all_tasks()
+    streams = [await Stream.open(server, "/api/events") for _ in range(5)]
+    for stream in streams:
+        await stream.json()
+    assert len(asyncio.all_tasks()) > len(before)
+    for stream in streams:
+        await stream.leave()
+    await until(lambda: len(asyncio.all_tasks()) <= len(before), what=str(asyncio.all_tasks()))
+
+
+@pytest.mark.parametrize("query", ["after=-1", "after=x", "after=1.5", f"after={1 << 70}"])
+async def test_a_rev_that_is_no_number_is_refused(server: Server, query: str) -> None:
+    response = await server.ask(f"/api/events?{query}")
+    assert response.code == 422
+    assert detail(response)[0]["field"] == "after"
+
+
+async def test_a_rev_of_another_database_is_a_reset(server: Server) -> None:
+    stream = await Stream.open(server, "/api/events?after=1000")
+    assert [await stream.json(), await stream.json()][1] == {"rev": 0, "reset": True}
+    await stream.leave()
+
+
+# -- logs ---------------------------------------------------------------------------------
+
+
+async def test_the_log_of_a_task_that_has_not_started_is_empty(server: Server) -> None:
+    await server.join("n", node_info([0]))
+    for task_id in await server.submitted(targets=["n", "n"]):
+        response = await server.ask(f"/task/{task_id}/stderr", Range="bytes=5-")
+        assert (response.code, response.body) == (200, b"")
+
+
+async def test_the_log_of_a_node_that_is_away_can_be_read_later(server: Server) -> None:
+    await server.join()
+    (task_id,) = await server.submitted()
+    await server.world.start(task_id)
+    server.wires[0].socket.close()
+    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    response = await server.ask(f"/task/{task_id}/stdout")
+    assert response.code == 503
+    assert "n is offline" in detail(response)
+
+
+async def test_a_follower_that_leaves_ends_the_sending(server: Server) -> None:
+    wire = await server.join()
+    (task_id,) = await server.submitted()
+    await wire.hear_a(Launch)
+    await wire.say(Started(task_id=task_id, started_at=1.0, stdout_path="/o", stderr_path="/e"))
+    stream = await Stream.open(server, f"/task/{task_id}/stdout?follow=1")
+    opened = await wire.hear_a(LogOpen)
+    assert (opened.task_id, opened.stream, opened.follow) == (task_id, "stdout", True)
+    await wire.say(LogOpened(subscription=opened.subscription, size=0, offset=0))
+    await stream.leave()
+    assert await wire.hear_a(LogClose) == LogClose(subscription=opened.subscription)
+    assert server.services.subscriptions._open == {}
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "offset=x", "tail=-1", f"offset={1 << 70}"])
+async def test_a_place_in_a_log_must_be_a_number(server: Server, query: str) -> None:
+    await server.join()
+    (task_id,) = await server.submitted()
+    for follow in ("", "&follow=1"):
+        assert (await server.ask(f"/task/{task_id}/stdout?{query}{follow}")).code == 422
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offset", "limit", "content_range"),
+    [
+        ("bytes=0-4", 0, 5, "bytes 0-4/10"),
+        ("bytes=5-", 5, 5, "bytes 5-9/10"),
+        ("bytes=-3", 7, 3, "bytes 7-9/10"),
+        ("bytes=8-99", 8, 2, "bytes 8-9/10"),
+        ("bytes=-99", 0, 10, "bytes 0-9/10"),
+    ],
+)
+async def test_ranges(
+    server: Server, wanted: str, offset: int, limit: int, content_range: str
+) -> None:
+    wire = await server.join()
+    (task_id,) = await server.submitted()
+    await wire.hear_a(Launch)
+    await server.world.start(task_id)
+    asking = asyncio.ensure_future(server.ask(f"/task/{task_id}/stdout", Range=wanted))
+    probe = await wire.hear_a(LogOpen)
+    assert probe.limit == 0
+    await wire.say(LogOpened(subscription=probe.subscription, size=10, offset=0))
+    await wire.hear_a(LogClose)
+    opened = await wire.hear_a(LogOpen)
+    assert (opened.offset, opened.limit) == (offset, limit)
+    content = b"0123456789"[offset : offset + limit]
+    await wire.say(
+        LogOpened(subscription=opened.subscription, size=10, offset=offset),
+        LogChunk(subscription=opened.subscription, offset=offset, data=content),
+        LogEnd(subscription=opened.subscription, size=10),
+    )
+    response = await asking
+    assert (response.code, response.body) == (206, content)
+    assert response.headers["Content-Range"] == content_range
+
+
+async def test_a_range_behind_the_end_is_told(server: Server) -> None:
+    wire = await server.join()
+    (task_id,) = await server.submitted()
+    await wire.hear_a(Launch)
+    await server.world.start(task_id)
+    asking = asyncio.ensure_future(server.ask(f"/task/{task_id}/stdout", Range="bytes=10-"))
+    probe = await wire.hear_a(LogOpen)
+    await wire.say(LogOpened(subscription=probe.subscription, size=10, offset=0))
+    response = await asking
+    assert (response.code, response.headers["Content-Range"]) == (416, "bytes */10")
+
+
+# -- everybody's host ---------------------------------------------------------------------
+
+
+async def test_a_host_without_tokens_serves_everybody_here(tmp_path: Path) -> None:
+    security = msgspec.structs.replace(CONFIG.security, auth="none", tokens={})
+    config = msgspec.structs.replace(CONFIG, security=security)
+    async with open_server(tmp_path / "host.db", config) as server:
+        await server.join()
+        response = await server.ask("/api/nodes", token=None)
+        assert response.code == 200
+        (task_id,) = await server.submitted()
+        assert (await server.get(f"/status/{task_id}"))["owner"] == "default"
+
+
+async def test_values_of_the_environment_are_shown_to_nobody(server: Server) -> None:
+    await server.join()
+    (task_id,) = await server.submitted(env_vars={"TOKEN": "hunter2"})
+    stream = await Stream.open(server, "/events?after=0")
+    texts = [json.dumps([await stream.json() for _ in range(3)])]
+    await stream.leave()
+    paths = (f"/status/{task_id}", "/tasks")
+    texts += [(await server.ask(path)).body.decode() for path in paths]
+    for text in texts:
+        assert "TOKEN" in text
+        assert "hunter2" not in text
+    assert known(await server.world.record(task_id)).spec.env_vars == {"TOKEN": "hunter2"}

@@ -1,0 +1,533 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import peewee
+import pytest
+import pytest_asyncio
+from support.host_world import node_info, until
+
+from hakuriver.errors import StoreError
+from hakuriver.host.records import MASK, NodeRecord, TaskRecord
+from hakuriver.host.store import Store, migrations, queries
+from hakuriver.model.tasks import FINAL, LEGAL, Placement, TaskSpec, TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+def statement(database: peewee.SqliteDatabase, text: str) -> Any:
+    """Run one statement and return the first row it gives."""
+    return database.execute_sql(text).fetchone()  # type: ignore[no-untyped-call]
+
+
+PENDING, ASSIGNING, RUNNING = TaskState.PENDING, TaskState.ASSIGNING, TaskState.RUNNING
+COMPLETED, LOST = TaskState.COMPLETED, TaskState.LOST
+SECRET = "hunter2-that-nobody-else-says"
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await asyncio.to_thread(Store, tmp_path / "deep" / "er" / "host.db")
+    yield opened
+    await asyncio.to_thread(opened.close)
+
+
+def records(
+    store: Store,
+    count: int = 1,
+    *,
+    first: int = 1,
+    node: str | None = "n",
+    status: TaskState = PENDING,
+    spec: TaskSpec | None = None,
+    owner: str = "alice",
+) -> list[TaskRecord]:
+    """Return a batch of tasks with the ids from `first` on."""
+    return [
+        TaskRecord(
+            id=first + index,
+            placement=Placement(batch_id=first, batch_index=index, batch_size=count),
+            spec=spec or TaskSpec(command="true"),
+            rev=store.next_rev(),
+            owner=owner,
+            status=status,
+            node=node,
+            submitted_at=1.5,
+        )
+        for index in range(count)
+    ]
+
+
+async def walk(store: Store, task_id: int, *states: TaskState) -> TaskRecord:
+    """Let a task go through states, all of which must be legal."""
+    record = None
+    for state in states:
+        record = await store.transition(task_id, state)
+        assert record is not None, state
+    assert record is not None
+    return record
+
+
+async def get(store: Store, task_id: int) -> TaskRecord:
+    record = await store.read(queries.task, task_id)
+    assert record is not None
+    return record
+
+
+# -- what is written can be read ----------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_task_is_read_as_it_was_written(store: Store) -> None:
+    spec = TaskSpec(
+        command="c",
+        arguments=("", "a b", "é\n"),
+        env_vars={"A": "1"},
+        required_cores=3,
+        required_memory_bytes=1 << 40,
+        time_limit_seconds=1.5,
+        working_directory="/w",
+        use_private_pid=True,
+        name="n",
+    )
+    record = records(store, spec=spec, first=(1 << 62) + 1)[0]
+    place = msgspec.structs.replace(record.placement, cpus=(3, 5), numa_node=1)
+    record = msgspec.structs.replace(record, placement=place)
+    await store.insert([record], None)
+    assert await get(store, record.id) == record
+
+
+@pytest.mark.asyncio
+async def test_a_script_lies_apart(store: Store) -> None:
+    script = bytes(range(256)) * 4096
+    await store.insert(records(store, 2), script)
+    assert await store.read(queries.script_of, 1) == script
+    assert (await get(store, 1)).spec.script is None
+    assert await store.read(queries.script_of, 2) is None
+
+
+@pytest.mark.asyncio
+async def test_a_batch_is_inserted_whole_or_not_at_all(store: Store) -> None:
+    await store.insert(records(store, first=3), None)
+    clash = [*records(store, 2, first=1), *records(store, first=3)]
+    with pytest.raises(peewee.IntegrityError):
+        await store.insert(clash, None)
+    assert [record.id for record in await store.read(queries.tasks, limit=9)] == [3]
+
+
+@pytest.mark.asyncio
+async def test_nodes_are_inserted_and_replaced(store: Store) -> None:
+    node = NodeRecord(
+        name="n", rev=4, uid="u", info=node_info(numa={"0": [0, 1]}), last_heartbeat=None
+    )
+    await store.save_node(node)
+    changed = msgspec.structs.replace(node, draining=True, last_heartbeat=2.5, rev=5)
+    await store.save_node(changed)
+    assert await store.read(queries.nodes) == [changed]
+
+
+# -- transitions --------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_only_legal_moves_are_made(store: Store) -> None:
+    states = list(TaskState)
+    batch = records(store, len(states) ** 2)
+    batch = [
+        msgspec.structs.replace(record, status=states[index // len(states)])
+        for index, record in enumerate(batch)
+    ]
+    await store.insert(batch, None)
+    for index, record in enumerate(batch):
+        wish = states[index % len(states)]
+        moved = await store.transition(record.id, wish, reason="moved")
+        now = await get(store, record.id)
+        if wish in LEGAL[record.status]:
+            assert moved == now
+            assert (now.status, now.reason) == (wish, "moved")
+            assert now.rev > record.rev
+        else:
+            assert moved is None
+            assert now == record
+
+
+@pytest.mark.asyncio
+async def test_a_move_can_be_narrowed_to_one_source(store: Store) -> None:
+    await store.insert(records(store, status=ASSIGNING), None)
+    killed = TaskState.KILLED
+    assert await store.transition(1, killed, only_from=PENDING) is None
+    # Legal moves alone: the narrowing widens nothing.
+    assert await store.transition(1, RUNNING, only_from=PENDING) is None
+    assert await store.transition(1, killed, only_from=ASSIGNING) is not None
+
+
+@pytest.mark.asyncio
+async def test_a_node_moves_its_own_tasks_alone(store: Store) -> None:
+    await store.insert(records(store, status=ASSIGNING), None)
+    await store.insert(records(store, first=2, node=None, status=ASSIGNING), None)
+    assert await store.transition(1, RUNNING, of_node="other") is None
+    assert await store.transition(2, RUNNING, of_node="n") is None
+    assert await store.transition(1, RUNNING, of_node="n") is not None
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_task_moves_nowhere(store: Store) -> None:
+    assert await store.transition(7, RUNNING) is None
+    assert await store.request_kill(7) is None
+
+
+@pytest.mark.asyncio
+async def test_of_two_ends_the_first_stays(store: Store) -> None:
+    await store.insert(records(store, status=RUNNING), None)
+    ends = [store.transition(1, state, reason=state.value) for state in (COMPLETED, LOST)]
+    first, second = await asyncio.gather(*ends)
+    assert first is not None
+    assert second is None
+    assert (await get(store, 1)).reason == "completed"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("state", list(TaskState))
+async def test_a_kill_is_remembered_unless_the_task_has_ended_for_certain(
+    store: Store, state: TaskState
+) -> None:
+    await store.insert(records(store, status=state), None)
+    asked = await store.request_kill(1)
+    assert (asked is None) == (state in FINAL - {LOST})
+    assert (await get(store, 1)).kill_requested == (asked is not None)
+
+
+# -- revisions ----------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_every_change_gives_a_row_a_larger_rev(store: Store) -> None:
+    await store.insert(records(store, 2), None)
+    revs = [store.rev]
+    for change in (
+        store.transition(1, ASSIGNING),
+        store.request_kill(1),
+        store.transition(2, ASSIGNING),
+        store.transition(1, RUNNING),
+    ):
+        record = await change
+        assert record is not None
+        revs.append(record.rev)
+    assert revs == sorted(set(revs))
+    changed = await store.read(queries.changed_tasks, revs[0], 10)
+    assert [(record.id, record.rev) for record in changed] == [(2, revs[3]), (1, revs[4])]
+    assert await store.read(queries.changed_tasks, revs[-1], 10) == []
+    assert len(await store.read(queries.changed_tasks, 0, 1)) == 1
+
+
+# -- lists --------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_filters_and_pages(store: Store) -> None:
+    await store.insert(records(store, 3, first=1, spec=TaskSpec(command="c", name="x")), None)
+    await store.insert(records(store, 3, first=11, node="m", owner="bob"), None)
+    await store.transition(12, ASSIGNING)
+
+    async def ids(**wanted: Any) -> list[int]:
+        found = await store.read(queries.tasks, **{"limit": 50, **wanted})
+        return [record.id for record in found]
+
+    assert await ids() == [13, 12, 11, 3, 2, 1]
+    assert await ids(limit=2) == [13, 12]
+    assert await ids(limit=2, before=12) == [11, 3]
+    assert await ids(before=1) == []
+    assert await ids(state=ASSIGNING) == [12]
+    assert await ids(node="n") == [3, 2, 1]
+    assert await ids(batch=11, state=PENDING) == [13, 11]
+    assert await ids(name="x", limit=1) == [3]
+    assert await ids(owner="bob", before=13) == [12, 11]
+    assert await ids(name="' OR 1=1 --") == []
+
+
+@pytest.mark.asyncio
+async def test_the_unfinished_come_in_the_order_of_submission(store: Store) -> None:
+    await store.insert(records(store, 4, first=5), None)
+    await store.insert(records(store, 2, first=1), None)
+    await walk(store, 6, ASSIGNING, RUNNING, COMPLETED)
+    await walk(store, 1, ASSIGNING, RUNNING)
+    assert [record.id for record in await store.read(queries.unfinished)] == [1, 2, 5, 7, 8]
+
+
+# -- group commit -------------------------------------------------------------------------
+
+
+class Commits:
+    """Counts the commits of a store, and can hold its writer up or let one of them fail."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.failing = 0
+        commit = store._database.commit
+
+        def counted() -> None:
+            self.count += 1
+            if self.failing:
+                self.failing -= 1
+                raise peewee.OperationalError("database or disk is full")
+            commit()
+
+        monkeypatch.setattr(store._database, "commit", counted)
+
+
+@pytest.mark.asyncio
+async def test_many_changes_share_one_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = Commits(store, monkeypatch)
+    waiting = [store.insert(records(store, first=first), None) for first in range(1, 401)]
+    await asyncio.gather(*waiting)
+    assert len(await store.read(queries.tasks, limit=1000)) == 400
+    assert commits.count < 100
+
+
+@pytest.mark.asyncio
+async def test_one_change_that_fails_is_undone_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.insert(records(store, first=50), None)
+    commits = Commits(store, monkeypatch)
+    blocker = store._writer.submit(lambda: None)
+    groups = [store.insert(records(store, first=first), None) for first in (1, 50, 2)]
+    ends = await asyncio.gather(*groups, return_exceptions=True)
+    await blocker
+    assert [type(end) for end in ends] == [type(None), peewee.IntegrityError, type(None)]
+    assert [record.id for record in await store.read(queries.tasks, limit=9)] == [50, 2, 1]
+    assert commits.count <= 3
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_ours_reaches_its_caller_and_stops_nothing(store: Store) -> None:
+    def faulty() -> None:
+        raise ZeroDivisionError
+
+    bad, good = store._writer.submit(faulty), store.insert(records(store), None)
+    with pytest.raises(ZeroDivisionError):
+        await bad
+    await good
+
+
+@pytest.mark.asyncio
+async def test_whoever_stopped_waiting_stops_nothing(store: Store) -> None:
+    store.insert(records(store), None).cancel()
+    await store.insert(records(store, first=2), None)
+    assert len(await store.read(queries.tasks, limit=9)) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_commit_that_fails_is_told_to_the_whole_group_and_the_next_one_works(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = Commits(store, monkeypatch)
+    commits.failing = 1
+    with pytest.raises(StoreError, match="full"):
+        await store.insert(records(store), None)
+    assert await store.read(queries.task, 1) is None
+    await store.insert(records(store), None)
+    assert (await get(store, 1)).status is PENDING
+
+
+@pytest.mark.asyncio
+async def test_a_full_disk_is_told_and_overcome(store: Store) -> None:
+    def limit(pages: int) -> None:
+        statement(store._database, f"PRAGMA max_page_count = {pages}")
+
+    await store._writer.submit(lambda: limit(1))
+    with pytest.raises(StoreError, match="full"):
+        await store.insert(records(store), bytes(1 << 20))
+    assert await store.read(queries.tasks, limit=9) == []
+    await store._writer.submit(lambda: limit(1 << 30))
+    await store.insert(records(store), bytes(1 << 20))
+    assert (await get(store, 1)).status is PENDING
+
+
+# -- secrets ------------------------------------------------------------------------------
+
+
+def traces_of_secret(folder: Path) -> Counter[str]:
+    """Return how often the secret stands in each file of `folder`."""
+    found = {path.name: path.read_bytes().count(SECRET.encode()) for path in folder.iterdir()}
+    return +Counter(found)
+
+
+@pytest.mark.asyncio
+async def test_values_of_the_environment_are_erased_with_the_batchs_last_end(
+    store: Store, tmp_path: Path
+) -> None:
+    folder = tmp_path / "deep" / "er"
+    spec = TaskSpec(command="c", env_vars={"TOKEN": SECRET})
+    await store.insert(records(store, 3, spec=spec), None)
+    for task_id in (1, 2, 3):
+        await walk(store, task_id, ASSIGNING, RUNNING)
+    await walk(store, 1, COMPLETED)
+    await walk(store, 2, LOST)
+    await walk(store, 3, TaskState.FAILED)
+    # The lost one may still run and be told of again.
+    assert (await get(store, 1)).spec.env_vars == {"TOKEN": SECRET}
+    await walk(store, 2, TaskState.KILLED_OOM)
+    for task_id in (1, 2, 3):
+        assert (await get(store, task_id)).spec.env_vars == {"TOKEN": MASK}
+
+    def checkpoint() -> None:
+        statement(store._database, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # Outside of the writer's transaction.
+    await store.read(checkpoint)
+    assert traces_of_secret(folder) == Counter()
+
+
+@pytest.mark.asyncio
+async def test_another_batchs_values_stay(store: Store) -> None:
+    spec = TaskSpec(command="c", env_vars={"TOKEN": SECRET})
+    await store.insert(records(store, first=1, spec=spec), None)
+    await store.insert(records(store, first=2, spec=spec), None)
+    await walk(store, 1, ASSIGNING, COMPLETED)
+    assert (await get(store, 1)).spec.env_vars == {"TOKEN": MASK}
+    assert (await get(store, 2)).spec.env_vars == {"TOKEN": SECRET}
+
+
+# -- the file -----------------------------------------------------------------------------
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+@pytest.mark.asyncio
+async def test_the_files_are_for_their_owner_alone(store: Store, tmp_path: Path) -> None:
+    await store.insert(records(store), None)
+    found = modes(tmp_path / "deep" / "er")
+    assert set(found) == {"host.db", "host.db-wal", "host.db-shm", "host.db.lock"}
+    assert set(found.values()) == {0o600}
+    for folder in (tmp_path / "deep", tmp_path / "deep" / "er"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.asyncio
+async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "host.db"
+    first = Store(path)
+    await first.insert(records(first, 2, first=1 << 40), b"script")
+    await first.transition(1 << 40, ASSIGNING, cpus=(1, 2), node="m")
+    kept = await first.read(queries.tasks, limit=9)
+    rev, cluster_id = first.rev, first.cluster_id
+    first.close()
+    second = Store(path)
+    try:
+        assert await second.read(queries.tasks, limit=9) == kept
+        assert kept[1].placement.cpus == (1, 2)
+        assert second.cluster_id == cluster_id
+        assert second.rev == rev
+        assert second.last_id == (1 << 40) + 1
+        assert second.next_rev() > rev
+    finally:
+        second.close()
+
+
+@pytest.mark.asyncio
+async def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
+    store = Store(tmp_path / "host.db")
+    waiting = [store.insert(records(store, first=first), None) for first in range(1, 50)]
+    store.close()
+    await until(lambda: all(future.done() for future in waiting))
+    again = Store(tmp_path / "host.db")
+    assert len(await again.read(queries.tasks, limit=100)) == 49
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"no database at all" * 100, b"SQLite format 3\0" + b"x" * 4096]
+)
+def test_a_file_that_is_no_database_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "host.db"
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"host\.db: is no usable database") as caught:
+            Store(path)
+        assert "put back a copy" in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "host.db"
+    Store(path).close()
+    content = bytearray(path.read_bytes())
+    content[4096 : 5 * 4096] = b"\xa5" * (4 * 4096)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="is no usable database"):
+        Store(path)
+    assert path.read_bytes() == bytes(content)
+
+
+def test_a_newer_schema_is_refused_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "host.db"
+    Store(path).close()
+    with peewee.SqliteDatabase(str(path)) as database:
+        statement(database, f"PRAGMA user_version = {migrations.LATEST + 1}")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="written by a newer HakuRiver"):
+            Store(path)
+
+
+def test_an_older_schema_is_copied_and_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "host.db"
+    Store(path).close()
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, ("CREATE TABLE extra (x)",)))
+    monkeypatch.setattr(migrations, "LATEST", 2)
+    Store(path).close()
+    backup = tmp_path / "host.db.v1.bak"
+    assert backup.is_file()
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    with peewee.SqliteDatabase(str(path)) as database:
+        assert database.table_exists("extra")
+        assert statement(database, "PRAGMA user_version") == (2,)
+
+
+def test_a_step_that_fails_leaves_the_old_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "host.db"
+    Store(path).close()
+    steps = (*migrations.STEPS, ("CREATE TABLE extra (x)", "no statement"))
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "STEPS", steps)
+        patch.setattr(migrations, "LATEST", 2)
+        with pytest.raises(StoreError):
+            Store(path)
+    Store(path).close()
+    with peewee.SqliteDatabase(str(path)) as database:
+        assert not database.table_exists("extra")
+
+
+def test_a_second_host_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "host.db"
+    first = Store(path)
+    with pytest.raises(StoreError, match=rf"another host .*pid {os.getpid()}"):
+        Store(path)
+    first.close()
+    Store(path).close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"database\.db_file"):
+        Store(tmp_path / "file" / "host.db")
+
+
+def test_a_database_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"database\.db_file"):
+        Store(tmp_path)

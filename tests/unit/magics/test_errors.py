@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from hakuriver.errors import HostUnreachable, InvalidRequest, TaskFailed
+from hakuriver.model.tasks import TaskState
+from hakuriver.model.views import TaskResult
+from jupyter_ext.magics.errors import Brief, CellInterrupted, brief, last_lines
+
+RESULT = TaskResult(
+    task_id="7",
+    target="node1",
+    status=TaskState.FAILED,
+    exit_code=4,
+    reason=None,
+    started_at=1.0,
+    completed_at=2.0,
+)
+
+
+def shown(error: BaseException) -> str:
+    assert isinstance(error, Brief)
+    return "\n".join(error._render_traceback_())
+
+
+def test_a_brief_error_keeps_kind_content_and_name() -> None:
+    error = brief(TaskFailed("task 7 on node1 failed: exit code 4", RESULT), ["  boom"])
+    assert isinstance(error, TaskFailed)
+    assert type(error).__name__ == "TaskFailed"
+    assert error.result is RESULT
+    assert str(error) == "task 7 on node1 failed: exit code 4"
+    assert shown(error) == "\x1b[31mTaskFailed\x1b[0m: task 7 on node1 failed: exit code 4\n  boom"
+
+
+def test_an_error_with_fields_keeps_them() -> None:
+    error = brief(InvalidRequest("memory", "is no size"))
+    assert (error.field, error.reason) == ("memory", "is no size")
+    assert shown(error).endswith("memory: is no size")
+
+
+def test_a_brief_error_is_caught_as_its_builtin() -> None:
+    with pytest.raises(ConnectionError):
+        raise brief(HostUnreachable("no host answers"))
+
+
+def test_a_message_of_many_lines_stays_whole() -> None:
+    assert shown(brief(HostUnreachable("one\ntwo"))).endswith("one\ntwo")
+
+
+def test_an_interrupted_cell_is_a_keyboard_interrupt() -> None:
+    error = CellInterrupted("task 7: killed")
+    assert isinstance(error, KeyboardInterrupt)
+    assert shown(error) == "\x1b[31mCellInterrupted\x1b[0m: task 7: killed"
+
+
+def test_a_brief_error_is_made_once() -> None:
+    error = brief(HostUnreachable("no host answers"), ["why"])
+    assert brief(error) is error
+
+
+def test_the_last_lines_of_a_traceback_are_the_exception() -> None:
+    text = 'Traceback (most recent call last):\n  File "x"\n    y\nKeyError: 1\n\n'
+    assert last_lines(text, 3) == ["  KeyError: 1"]
+
+
+def test_the_last_lines_are_bounded() -> None:
+    assert last_lines("a\nb\nc\n", 2) == ["  b", "  c"]
+    assert last_lines("  in\n", 2) == ["    in"]
+    assert last_lines("", 2) == []
+    assert len(last_lines("x" * 5000, 2)[0]) < 400
+
+
+def test_a_colour_in_the_last_lines_ends_with_them() -> None:
+    assert last_lines("\x1b[31mred", 1) == ["  \x1b[31mred\x1b[0m"]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hakuriver.model.auth import runner_token
+from hakuriver.model.tasks import TaskState
+from hakuriver.model.views import LogLine, TaskResult, from_iso, to_iso
+
+
+@given(st.floats(0, 4e9))
+def test_times_survive_to_the_microsecond(moment: float) -> None:
+    text = to_iso(moment)
+    assert text is not None
+    assert from_iso(text) == pytest.approx(moment, abs=1e-6)
+    assert text.endswith("+00:00")
+    assert datetime.fromisoformat(text).tzinfo == UTC
+
+
+def test_no_time_stays_none() -> None:
+    assert to_iso(None) is None
+    assert from_iso(None) is None
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "seconds"),
+    [(1.0, 3.5, 2.5), (None, 3.5, None), (1.0, None, None), (3.0, 1.0, 0.0)],
+)
+def test_how_long_a_task_ran(begin: float | None, end: float | None, seconds: float | None) -> None:
+    result = TaskResult(
+        task_id="1",
+        target="n",
+        status=TaskState.COMPLETED,
+        exit_code=0,
+        reason=None,
+        started_at=begin,
+        completed_at=end,
+    )
+    assert result.seconds == seconds
+
+
+def test_a_sign_of_life_is_an_empty_line() -> None:
+    assert LogLine() == LogLine(offset=None, data=None)
+
+
+def test_a_runners_token_speaks_for_one_node_of_one_host() -> None:
+    tokens = {runner_token(secret, node) for secret in ("s", "t") for node in ("a", "b", "a:b")}
+    assert len(tokens) == 6
+    assert all(len(token) == 64 for token in tokens)

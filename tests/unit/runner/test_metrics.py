@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from support.runner_tools import fake_sysfs
+
+from hakuriver.runner.metrics import Meter
+from hakuriver.runner.numa import read_topology
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_reading_of_the_machine_and_its_nodes(tmp_path: Path) -> None:
+    cpus = os.sched_getaffinity(0)
+    fake_sysfs(tmp_path, {0: (f"0-{max(cpus)}", 2048), 1: ("", 4096)})
+    meter = Meter(read_topology(tmp_path, cpus), sysfs=tmp_path)
+    metrics = meter.read()
+    assert 0 <= metrics.cpu_percent <= 100
+    assert 0 < metrics.memory_used_bytes < metrics.memory_total_bytes
+    assert metrics.load_average >= 0
+    assert set(metrics.numa) == {"0", "1"}
+    assert 0 <= metrics.numa["0"].cpu_percent <= 100
+    assert metrics.numa["0"].memory_used_bytes == 1024 << 10
+    assert metrics.numa["1"].cpu_percent == 0
+
+
+def test_a_machine_without_topology_is_measured_too() -> None:
+    assert Meter({}).read().numa == {}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from support.runner_tools import fake_sysfs
+
+from hakuriver.config import Config, Runner
+from hakuriver.errors import ConfigError
+from hakuriver.runner import probe as probe_module
+from hakuriver.runner.probe import probe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def config(**runner: Any) -> Config:
+    return Config(runner=Runner(**{"launcher": "process", **runner}))
+
+
+def test_by_default_all_of_the_machine_is_given_out() -> None:
+    info = probe(config())
+    assert info.cpus == tuple(sorted(os.sched_getaffinity(0)))
+    assert info.memory_bytes == psutil.virtual_memory().total
+    assert info.launcher == "process"
+    assert info.version
+
+
+def test_a_part_of_the_machine(tmp_path: Path) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    fake_sysfs(tmp_path, {0: (f"0-{cpu}", 2048), 1: ("900-901", 2048)})
+    info = probe(config(cpus=str(cpu), memory="1M"), sysfs=tmp_path)
+    assert info.cpus == (cpu,)
+    assert info.memory_bytes == 1 << 20
+    assert info.numa_topology["0"].cores == (cpu,)
+    assert info.numa_topology["1"].cores == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("cpus", "60000"), ("cpus", "x"), ("memory", "1X"), ("memory", "900P")]
+)
+def test_what_the_machine_has_not_is_refused_with_the_key(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"runner.{key}"):
+        probe(config(**{key: value}))
+
+
+@pytest.mark.parametrize("launcher", ["auto", "service", "scope"])
+def test_other_launchers_are_refused_with_the_mend(launcher: str) -> None:
+    with pytest.raises(ConfigError, match='launcher = "process"'):
+        probe(config(launcher=launcher))
+
+
+def test_every_limit_that_does_not_hold_says_why(tmp_path: Path) -> None:
+    able = probe(config(), sysfs=tmp_path).capabilities
+    assert able.memory_limit == "launcher process sets no memory limits yet"
+    assert able.time_limit
+    assert able.private_network
+    assert able.private_pid
+    assert able.numa_binding == "the kernel tells no NUMA topology"
+
+
+def test_numa_binding_is_tried_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_sysfs(tmp_path, {0: ("0", 1)})
+    monkeypatch.setattr(probe_module, "set_memory_policy", lambda *_: None)
+    assert probe(config(), sysfs=tmp_path).capabilities.numa_binding is None
+    monkeypatch.setattr(probe_module, "set_memory_policy", lambda *_: "not permitted")
+    assert "not permitted" in str(probe(config(), sysfs=tmp_path).capabilities.numa_binding)
