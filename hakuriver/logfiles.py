@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hakuriver.folders import make_private
+from hakuriver.disk import make_private
 
 if TYPE_CHECKING:
     from pathlib import Path

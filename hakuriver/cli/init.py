@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run
 from hakuriver.config import default_path, expand
+from hakuriver.disk import make_private, write_private
 from hakuriver.errors import ConfigError
-from hakuriver.folders import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +80,10 @@ def write_config(path: Path) -> bool:
     The file appears whole or not at all, and an existing one is never touched.
     """
     text = _TEMPLATE.format(runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         make_private(path.parent)
-        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_private(draft, text.encode())
         try:
             # A link fails where a file exists; a rename would replace it.
             os.link(draft, path)

@@ -65,7 +65,7 @@ def embedded_endpoint() -> tuple[str, str] | None:
             return None
         try:
             facts = msgspec.json.decode(file.read(), type=_RuntimeFacts)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
     return facts.url.rstrip("/"), facts.token
 

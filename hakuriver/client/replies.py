@@ -58,7 +58,7 @@ def _told(url: str, path: str, status: int, detail: str) -> HakuRiverError:
 def _read(body: bytes) -> ErrorView | None:
     try:
         return msgspec.json.decode(body, type=ErrorView)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

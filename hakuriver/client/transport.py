@@ -158,7 +158,7 @@ class Transport:
     def _decode(self, content: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
         try:
             return decoder.decode(content)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HostFault(
                 f"the host at {self.url} answered something unexpected ({error}): "
                 f"is it a HakuRiver host of version {__version__}?"

@@ -6,7 +6,6 @@ Facts lie in the user's runtime folder (``embedded.json``), all else in
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import time
@@ -17,9 +16,9 @@ import msgspec
 import platformdirs
 
 from hakuriver.client.endpoint import embedded_file
+from hakuriver.disk import Taken, lock_alone, make_private, write_private
 from hakuriver.embedded.processes import Daemon
 from hakuriver.errors import StartError
-from hakuriver.folders import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -73,16 +72,24 @@ def lock() -> Generator[None]:
     """Let one caller at a time start or end the cluster; raise `StartError` if it takes long."""
     path = embedded_file().with_suffix(".lock")
     _make_own(path.parent)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = _claim(path)
     try:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while not _try_lock(descriptor):
-            if time.monotonic() > deadline:
-                raise StartError(f"another `hakuriver up` or `down` does not end (it holds {path})")
-            time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
+
+
+def _claim(path: Path) -> int:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return lock_alone(path)
+        except Taken as taken:
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"another `hakuriver up` or `down` does not end (pid {taken.pid} holds {path})"
+                ) from None
+            time.sleep(0.05)
 
 
 def _make_own(folder: Path) -> None:
@@ -93,14 +100,6 @@ def _make_own(folder: Path) -> None:
         raise StartError(
             f"{folder} belongs to somebody else; set XDG_RUNTIME_DIR to a folder of yours"
         )
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def read_facts() -> Facts | None:
@@ -137,12 +136,3 @@ def write_settings(name: str, sections: dict[str, dict[str, object]]) -> Path:
     path = settings(name)
     write_private(path, ("\n".join(lines) + "\n").encode())
     return path
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that its owner alone may read; it appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    draft.replace(path)

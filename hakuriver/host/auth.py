@@ -70,6 +70,11 @@ class Gate:
             raise Unauthorized("missing or wrong token (send Authorization: Bearer <token>)")
         return fitting[0]
 
+    def check_origin(self, origin: str | None, host: str) -> None:
+        """Refuse what a page of another site sends; programs send no origin."""
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise InvalidRequest("Origin", f"requests of pages from {origin[:80]!r} are refused")
+
     def check_host(self, header: str) -> None:
         """Refuse a request for a host name that is not ours."""
         host = header.rsplit(":", 1)[0] if not header.endswith("]") else header

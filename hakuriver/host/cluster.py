@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,7 +21,7 @@ from hakuriver.host.pulse import Pulse
 from hakuriver.host.scheduler import Assignment, Demand, Scheduler
 from hakuriver.host.store import Store, queries
 from hakuriver.model.ids import Snowflakes
-from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Message, Started
+from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Started
 from hakuriver.model.needs import needs_of
 from hakuriver.model.targets import Target
 from hakuriver.model.tasks import FINAL, TaskState
@@ -38,16 +38,6 @@ logger = logging.getLogger(__name__)
 _REPLAY_LIMIT = 2000
 # So long the host waits before it tries a store again that could not be written, in seconds.
 _STORE_PAUSE = 1.0
-
-
-class Link(Protocol):
-    """The way to a runner, as the cluster needs it."""
-
-    def send(self, message: Message) -> None:
-        """Send a message; it is lost without a word if the link is broken."""
-
-    def disconnect(self, reason: str) -> None:
-        """Break the link."""
 
 
 class Cluster:

@@ -17,7 +17,8 @@ from hakuriver.model.tasks import TaskState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hakuriver.host.cluster import Cluster, Link
+    from hakuriver.host.cluster import Cluster
+    from hakuriver.host.nodes import Link
     from hakuriver.model.messages import Hello, Known
 
 logger = logging.getLogger(__name__)

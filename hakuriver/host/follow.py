@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hakuriver.host.logs import LinkBroken, Subscription
+from hakuriver.host.pulse import either
 from hakuriver.host.text import Cutter
 from hakuriver.model.messages import LogChunk, LogOpen, LogReset
 from hakuriver.model.views import LogEndView, LogLine
@@ -84,10 +84,8 @@ async def _node_of(services: Services, task_id: int) -> Node | None:
         node = cluster.nodes.find(record.node)
         if node is not None and node.online and node.link is not None:
             return node
-        try:
-            limit = _NODE_SECONDS if record.is_final else None
-            await asyncio.wait_for(node_moved.wait(), limit)
-        except TimeoutError:
+        limit = _NODE_SECONDS if record.is_final else None
+        if not await either(task_moved, node_moved, seconds=limit):
             return None
 
 

@@ -71,6 +71,7 @@ class RunnerLink(WebSocketHandler):
     _known: list[Known]
     _held: list[Message]
     _welcomed = False
+    _told = False
     _exchanging = True
 
     async def prepare(self) -> None:
@@ -187,7 +188,8 @@ class RunnerLink(WebSocketHandler):
         match message:
             case Known():
                 self._known.append(message)
-            case KnownEnd():
+            case KnownEnd() if not self._told:
+                self._told = True
                 self._stored(self._reconcile())
             case Heartbeat():
                 self._cluster.nodes.heard(self._name, message.metrics)

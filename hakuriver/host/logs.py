@@ -18,7 +18,7 @@ from hakuriver.model.messages import (
 )
 
 if TYPE_CHECKING:
-    from hakuriver.host.cluster import Link
+    from hakuriver.host.nodes import Link
 
 LogMessage = LogOpened | LogChunk | LogReset | LogEnd
 

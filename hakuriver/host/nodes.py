@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -19,10 +19,19 @@ from hakuriver.model.views import Event, HealthView, NodeView, NumaHealth, to_is
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from hakuriver.host.cluster import Link
     from hakuriver.host.feed import Feed
     from hakuriver.host.scheduler import Scheduler
     from hakuriver.model.messages import Hello, Message
+
+
+class Link(Protocol):
+    """The way to a runner, as the cluster needs it."""
+
+    def send(self, message: Message) -> None:
+        """Send a message; it is lost without a word if the link is broken."""
+
+    def disconnect(self, reason: str) -> None:
+        """Break the link."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from hakuriver.model.nodes import Metrics, NodeInfo
-from hakuriver.model.tasks import Exit, Placement, TaskSpec
+from hakuriver.model.tasks import Exit, Moment, Placement, TaskSpec
 
 PROTOCOL = 1
 #: A control frame is at most this long; a longer `Launch` is fetched by HTTP (`LaunchWaiting`).
@@ -55,7 +55,7 @@ class Known(Message, frozen=True, kw_only=True):
     task_id: int
     spec: TaskSpec
     placement: Placement
-    started_at: float | None = None
+    started_at: Moment | None = None
     exit: Exit | None = None
     stdout_path: str = ""
     stderr_path: str = ""
@@ -75,7 +75,7 @@ class Started(Message, frozen=True, kw_only=True):
     """The task's process runs. `started_at` is in seconds since the Unix epoch."""
 
     task_id: int
-    started_at: float
+    started_at: Moment
     stdout_path: str
     stderr_path: str
 

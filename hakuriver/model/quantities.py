@@ -37,7 +37,7 @@ def format_memory(size: int) -> str:
     """Return `size` bytes with at most two decimals and a binary unit, for people to read."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":  # noqa: PLR2004 - the base of every unit here
+        if round(value, 2) < 1024 or unit == "TiB":  # noqa: PLR2004 - the base of every unit here
             return f"{value:.2f}".rstrip("0").rstrip(".") + f" {unit}"
         value /= 1024
     raise AssertionError
@@ -59,7 +59,7 @@ def format_duration(seconds: float) -> str:
     """Return `seconds` in the two largest units: ``30 ms``, ``0.4 s``, ``3m 20s``, ``2d 4h``."""
     if seconds < 0.1:  # noqa: PLR2004
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:  # noqa: PLR2004
+    if seconds < 59.95:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     whole = round(seconds)
     parts: list[str] = []

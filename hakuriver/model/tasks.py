@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -88,6 +89,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     numa_node: int | None = None
 
 
+#: Seconds since the Unix epoch, to about the year 5100; a number that no date has is refused.
+Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+
+
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """How a task ended, as its node tells it.
 
@@ -98,4 +103,4 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     status: TaskState
     exit_code: int | None = None
     reason: str | None = None
-    completed_at: float
+    completed_at: Moment

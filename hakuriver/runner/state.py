@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from hakuriver.disk import Taken, lock_alone, make_private, write_private
 from hakuriver.errors import ConfigError, StartError
-from hakuriver.folders import make_private
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -65,20 +63,13 @@ class StateFolder:
         Raises:
             StartError: another runner has it.
         """
-        path = self.root / "runner.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
+            return lock_alone(self.root / "runner.lock")
+        except Taken as taken:
             raise StartError(
-                f"another runner (pid {pid}) works in {self.root}: stop it first, or give this "
-                "one another name (runner.name) or folder (paths.state_dir)"
+                f"another runner (pid {taken.pid}) works in {self.root}: stop it first, or give "
+                "this one another name (runner.name) or folder (paths.state_dir)"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return descriptor
 
     def identity(self) -> Identity:
         """Return who this folder is, made up at the first call."""
@@ -92,13 +83,7 @@ class StateFolder:
 
     def remember(self, identity: Identity) -> None:
         """Write who this folder is, whole or not at all."""
-        new = self.root / "node.json.new"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - pathlib sets no mode
-            file.write(msgspec.json.encode(identity))
-            file.flush()
-            os.fsync(descriptor)
-        new.replace(self.root / "node.json")
+        write_private(self.root / "node.json", msgspec.json.encode(identity))
 
 
 def boot_id() -> str:

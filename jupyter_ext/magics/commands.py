@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.show import node_table, status_table, task_table
-
 from jupyter_ext.magics.render import table
 from jupyter_ext.magics.screen import Screen
 from jupyter_ext.magics.session import read_token

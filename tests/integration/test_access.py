@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from support.harness import Cluster, Reply, check_one_line, write_toml
-from support.processes import run_hakuriver
 
 from hakuriver.model.auth import runner_token
+from support.harness import Cluster, Reply, check_one_line, write_toml
+from support.processes import run_hakuriver
 
 ENDPOINTS = [
     ("GET", "/api/nodes"),

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.harness import check_one_line
 
 if TYPE_CHECKING:

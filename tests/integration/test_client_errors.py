@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.harness import check_one_line, write_toml
 from support.processes import clean_environment, free_port, run_hakuriver
 

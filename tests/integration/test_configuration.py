@@ -4,10 +4,10 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from support.harness import check_one_line, write_toml
-from support.processes import check_no_leftovers, clean_environment, run_hakuriver
 
 from hakuriver import __version__
+from support.harness import check_one_line, write_toml
+from support.processes import check_no_leftovers, clean_environment, run_hakuriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable

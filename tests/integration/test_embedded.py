@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.harness import ids_in, rows
 from support.processes import check_no_leftovers, clean_environment, processes_of, run_hakuriver
 

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.harness import FINAL, ids_in
 from support.processes import wait_until
 

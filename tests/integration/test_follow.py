@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from support.processes import resident_bytes, wait_until
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from support.processes import clean_environment, run_hakuriver
 
 from hakuriver.config import Config, load_config
+from support.processes import clean_environment, run_hakuriver
 
 if TYPE_CHECKING:
     from pathlib import Path

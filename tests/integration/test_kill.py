@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.harness import KILL_GRACE, check_one_line
 from support.processes import alive, wait_until
 

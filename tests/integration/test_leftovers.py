@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.processes import alive, check_no_leftovers, processes_of
 
 if TYPE_CHECKING:

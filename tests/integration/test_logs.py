@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.processes import resident_bytes
 
 if TYPE_CHECKING:

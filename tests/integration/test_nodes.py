@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from support.harness import check_one_line, rows
 from support.processes import wait_until
 

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import free_port
 
 from hakuriver import AsyncClient, Client
 from hakuriver.errors import (
@@ -22,6 +21,7 @@ from hakuriver.errors import (
     TaskKilled,
     Unauthorized,
 )
+from support.processes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

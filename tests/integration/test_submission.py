@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hakuriver.model.ids import Snowflakes
 from support.harness import ids_in
 from support.processes import wait_until
-
-from hakuriver.model.ids import Snowflakes
 
 if TYPE_CHECKING:
     from support.harness import Cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.kernels import Kernel
 from support.processes import check_no_leftovers
 

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from support.processes import REPOSITORY, check_no_leftovers
 
 if TYPE_CHECKING:

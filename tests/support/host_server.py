@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support.host_world import hello, open_world
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
@@ -30,15 +29,15 @@ from hakuriver.model.messages import (
     encode,
 )
 from hakuriver.model.nodes import Metrics
+from support.host_world import hello, open_world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from support.host_world import World
-
     from hakuriver.model.messages import Known
     from hakuriver.model.nodes import NodeInfo
+    from support.host_world import World
 
 M = TypeVar("M", bound=Message)
 TOKEN = "alices-token"

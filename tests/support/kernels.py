@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import KernelManager
+
 from support.processes import clean_environment
 
 if TYPE_CHECKING:

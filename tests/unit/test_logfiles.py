@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from hakuriver import logfiles
 from hakuriver.logfiles import TaskFiles, open_log, tail_offset
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def tail_of(path: Path, lines: int) -> bytes:

@@ -53,7 +53,9 @@ class ApiHandler(RequestHandler):
         if isinstance(connection, HTTP1Connection) and connection.stream is not None:
             # Small answers and log lines go out at once instead of waiting for one another.
             connection.stream.set_nodelay(True)
-        self.services.gate.check_host(self.request.headers.get("Host", ""))
+        host = self.request.headers.get("Host", "")
+        self.services.gate.check_host(host)
+        self.services.gate.check_origin(self.request.headers.get("Origin"), host)
         self.owner = self.authenticate()
         if self.request.method == "POST":
             self._check_body()

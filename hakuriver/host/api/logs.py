@@ -56,9 +56,9 @@ class Log(ApiHandler):
         if record.started_at is None:
             await self.finish()
             return
-        wanted = _RANGE.match(self.request.headers.get("Range", ""))
-        if wanted and wanted[0] != "bytes=-" and request.tail is None:
-            ranged = await self._ranged(record, request, wanted[1], wanted[2])
+        wanted = _range(self.request.headers.get("Range", ""))
+        if wanted is not None and request.tail is None:
+            ranged = await self._ranged(record, request, *wanted)
             if ranged is None:
                 return
             request = ranged
@@ -121,6 +121,16 @@ class Log(ApiHandler):
             return await source.opened()
         except LinkBroken:
             raise NodeOffline(f"{record.node} went offline while its log was read") from None
+
+
+def _range(header: str) -> tuple[str, str] | None:
+    """Return first and last byte, one of which may be empty; None for what RFC 9110 ignores."""
+    match = _RANGE.match(header)
+    if not match or match[0] == "bytes=-":
+        return None
+    if match[1] and match[2] and int(match[2]) < int(match[1]):
+        return None
+    return match[1], match[2]
 
 
 ROUTES = [(r"(?:/api)?/task/([^/]+)/(stdout|stderr)", Log)]

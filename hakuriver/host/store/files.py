@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from pathlib import Path
 
+from hakuriver.disk import Taken, lock_alone, make_private
 from hakuriver.errors import StoreError
-from hakuriver.folders import make_private
 
 # How the kernel writes a space, a tab, a newline or a backslash in a mount point.
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -40,21 +39,13 @@ def prepare(path: Path) -> int:
 
 
 def _lock(path: Path) -> int:
-    lock = os.open(
-        path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-    )
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
+        return lock_alone(path.with_name(path.name + ".lock"))
+    except Taken as taken:
         raise StoreError(
-            f"{path}: another host has this database open (pid {pid}); stop it, or set "
+            f"{path}: another host has this database open (pid {taken.pid}); stop it, or set "
             "database.db_file to another file"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock
 
 
 def _file_system(folder: Path, mountinfo: str) -> str:

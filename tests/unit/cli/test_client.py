@@ -7,12 +7,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.client.fakes import FakeCluster, make_view
 
 from hakuriver.cli.client import main
 from hakuriver.client import remote, sync
 from hakuriver.client.follow import Follow
 from hakuriver.errors import HostUnreachable
+from unit.client.fakes import FakeCluster, make_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable

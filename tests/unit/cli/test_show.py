@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from unit.client.fakes import make_view
 
 from hakuriver.cli.show import (
     core_list,
@@ -16,6 +15,7 @@ from hakuriver.cli.show import (
 )
 from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
 from hakuriver.model.views import HealthView, NodeView, NumaHealth
+from unit.client.fakes import make_view
 
 NODE = NodeView(
     hostname="n1",

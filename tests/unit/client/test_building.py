@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.client.fakes import make_view
 
 from hakuriver.client.building import command_request, script_request
 from hakuriver.client.placeholder import created_targets, pending_views
@@ -11,6 +10,7 @@ from hakuriver.errors import InvalidRequest
 from hakuriver.model.submission import SubmitRequest
 from hakuriver.model.targets import Target
 from hakuriver.model.views import FailedTarget, SubmitReply
+from unit.client.fakes import make_view
 
 
 def test_all_options_find_their_place() -> None:

@@ -5,12 +5,12 @@ from contextlib import aclosing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.client.fakes import FakeCluster, line_of, make_view
 
 from hakuriver.client.logs import LineSplitter, LogCursor, follow_bytes, read_text, split_lines
 from hakuriver.errors import HostUnreachable, NodeOffline, NotFound
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import LogEndView, LogLine
+from unit.client.fakes import FakeCluster, line_of, make_view
 
 MIXED = "aä€\N{PILE OF POO}\n".encode() + b"\xff\x00\r\x1b[31mred\xe2\x82"
 

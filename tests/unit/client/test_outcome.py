@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from unit.client.fakes import make_view
 
 from hakuriver.client.outcome import cause, describe, ending, is_final, outcome
 from hakuriver.errors import TaskError, TaskFailed, TaskKilled, TaskLost, TaskOutOfMemory
 from hakuriver.model.tasks import FINAL, TaskState
+from unit.client.fakes import make_view
 
 
 def test_a_completed_task_has_a_result() -> None:

@@ -9,8 +9,6 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import wait_until
-from unit.client.fakes import FakeCluster, make_view
 
 from hakuriver.client.follow import Change, Output, follow, labels
 from hakuriver.client.futures import Batch, Task
@@ -18,6 +16,8 @@ from hakuriver.client.portal import Portal
 from hakuriver.client.sync import Client
 from hakuriver.errors import Conflict, HostUnreachable, TaskFailed, TaskKilled
 from hakuriver.model.tasks import TaskState
+from support.processes import wait_until
+from unit.client.fakes import FakeCluster, make_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

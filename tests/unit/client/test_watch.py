@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.client.fakes import FakeCluster, make_view
 
 from hakuriver.client.aio import AsyncClient
 from hakuriver.client.handles import AsyncBatch, AsyncTask
@@ -23,6 +22,7 @@ from hakuriver.errors import (
     Unauthorized,
 )
 from hakuriver.model.tasks import TaskState
+from unit.client.fakes import FakeCluster, make_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -8,6 +8,7 @@ import pytest
 
 from hakuriver.client.endpoint import embedded_endpoint, embedded_file
 from hakuriver.config import load_config
+from hakuriver.disk import write_private
 from hakuriver.embedded import files
 from hakuriver.embedded.processes import Daemon
 from hakuriver.errors import StartError
@@ -40,7 +41,7 @@ def test_everything_lies_in_the_users_own_folders(folders: Path) -> None:
 def test_a_private_file_appears_whole_and_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"one", b"two" * 100_000, b""):
-        files.write_private(path, content)
+        write_private(path, content)
         assert path.read_bytes() == content
         assert mode(path) == 0o600
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["file"]
@@ -50,14 +51,14 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    files.write_private(path, b"old")
+    write_private(path, b"old")
 
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", broken)
     with pytest.raises(OSError, match="space"):
-        files.write_private(path, b"new")
+        write_private(path, b"new")
     assert path.read_bytes() == b"old"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest_asyncio
+
+from hakuriver.host.store import Store
 from support.host_server import open_server
 from support.host_world import open_world
 
@@ -26,3 +29,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     async with open_server(tmp_path / "host" / "host.db") as made:
         yield made
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await asyncio.to_thread(Store, tmp_path / "deep" / "er" / "host.db")
+    yield opened
+    await asyncio.to_thread(opened.close)

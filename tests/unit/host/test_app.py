@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from support.host_server import CONFIG, TOKEN, open_server
-from support.host_world import known, node_info, until
 
 from hakuriver.host.api import base
 from hakuriver.model.messages import (
@@ -21,12 +19,15 @@ from hakuriver.model.messages import (
     Started,
 )
 from hakuriver.model.submission import MAX_REQUEST
+from support.host_server import CONFIG, TOKEN, open_server
+from support.host_world import known, node_info, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.host_server import Server
     from tornado.httpclient import HTTPResponse
+
+    from support.host_server import Server
 
 pytestmark = pytest.mark.asyncio
 

@@ -111,3 +111,14 @@ def test_a_name_that_was_bound_to_our_address_is_not(header: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         gate().check_host(header)
     assert caught.value.field == "Host"
+
+
+@pytest.mark.parametrize("origin", [None, "http://127.0.0.1:8000", "https://127.0.0.1:8000"])
+def test_programs_and_own_pages_may_ask(origin: str | None) -> None:
+    gate().check_origin(origin, "127.0.0.1:8000")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:9", "null", ""])
+def test_pages_of_other_sites_may_not(origin: str) -> None:
+    with pytest.raises(InvalidRequest, match="Origin"):
+        gate().check_origin(origin, "127.0.0.1:8000")

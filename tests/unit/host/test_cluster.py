@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import peewee
 import pytest
-from support.host_world import completed, known, node_info, open_world, started, until
 
 from hakuriver.errors import Conflict, NotFound, StoreError
 from hakuriver.host import cluster as module
 from hakuriver.model.messages import Acknowledge, Kill, Launch
 from hakuriver.model.tasks import Exit, TaskState
 from hakuriver.model.views import Event
+from support.host_world import completed, known, node_info, open_world, started, until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,12 +4,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from support.host_world import FakeLink, hello, known, node_info, open_world
 
 from hakuriver.host import exchange
 from hakuriver.model.messages import Acknowledge, Kill, Launch
 from hakuriver.model.nodes import NodeStatus
 from hakuriver.model.tasks import Exit, TaskState
+from support.host_world import FakeLink, hello, known, node_info, open_world
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from support.host_world import until
 
 from hakuriver.host import feed as module
 from hakuriver.host.feed import Feed
 from hakuriver.model.views import Event
+from support.host_world import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.host_world import completed, hello, known, node_info, started, until
 
 from hakuriver.errors import Conflict
 from hakuriver.host import follow as module
@@ -27,6 +26,7 @@ from hakuriver.model.messages import (
     Welcome,
 )
 from hakuriver.model.tasks import Exit, TaskState
+from support.host_world import completed, hello, known, node_info, started, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -204,6 +204,9 @@ async def test_a_lost_task_is_told_as_such(server: Server, monkeypatch: pytest.M
     await opened(wire)
     wire.socket.close()
     await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await server.world.settle()
+    # It waits for the node now, with no word of the link's end left to wake it.
+    await until(lambda: "n" in server.world.cluster.nodes.moved._events)
     record = server.world.cluster.tasks[task_id]
     await server.world.cluster.end(record, TaskState.LOST, "silent")
     assert (await follower.end())["status"] == "lost"

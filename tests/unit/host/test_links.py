@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from support.host_server import CONFIG, SECRET, TOKEN
-from support.host_world import completed, hello, known, node_info, started, until
 from tornado.httpclient import HTTPClientError
 
 from hakuriver.model.auth import runner_token
@@ -23,6 +21,8 @@ from hakuriver.model.messages import (
 )
 from hakuriver.model.nodes import Metrics
 from hakuriver.model.tasks import TaskState
+from support.host_server import CONFIG, SECRET, TOKEN
+from support.host_world import completed, hello, known, node_info, started, until
 
 if TYPE_CHECKING:
     from support.host_server import Server

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from support.host_server import CONFIG, open_server
 
 from hakuriver.errors import Conflict
 from hakuriver.host import local
 from hakuriver.host.local import shared_log
 from hakuriver.logfiles import TaskFiles
 from hakuriver.model.messages import LogChunk, LogOpen
+from support.host_server import CONFIG, open_server
 
 if TYPE_CHECKING:
     from pathlib import Path

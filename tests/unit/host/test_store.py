@@ -1,68 +1,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import peewee
 import pytest
-import pytest_asyncio
-from support.host_world import node_info, until
 
 from hakuriver.errors import StoreError
 from hakuriver.host.records import MASK, NodeRecord, TaskRecord
-from hakuriver.host.store import Store, migrations, queries
-from hakuriver.model.tasks import FINAL, LEGAL, Placement, TaskSpec, TaskState
+from hakuriver.host.store import Store, queries
+from hakuriver.model.tasks import FINAL, LEGAL, TaskSpec, TaskState
+from support.host_rows import records, statement
+from support.host_world import node_info
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-def statement(database: peewee.SqliteDatabase, text: str) -> Any:
-    """Run one statement and return the first row it gives."""
-    return database.execute_sql(text).fetchone()  # type: ignore[no-untyped-call]
 
 
 PENDING, ASSIGNING, RUNNING = TaskState.PENDING, TaskState.ASSIGNING, TaskState.RUNNING
 COMPLETED, LOST = TaskState.COMPLETED, TaskState.LOST
 SECRET = "hunter2-that-nobody-else-says"
-
-
-@pytest_asyncio.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await asyncio.to_thread(Store, tmp_path / "deep" / "er" / "host.db")
-    yield opened
-    await asyncio.to_thread(opened.close)
-
-
-def records(
-    store: Store,
-    count: int = 1,
-    *,
-    first: int = 1,
-    node: str | None = "n",
-    status: TaskState = PENDING,
-    spec: TaskSpec | None = None,
-    owner: str = "alice",
-) -> list[TaskRecord]:
-    """Return a batch of tasks with the ids from `first` on."""
-    return [
-        TaskRecord(
-            id=first + index,
-            placement=Placement(batch_id=first, batch_index=index, batch_size=count),
-            spec=spec or TaskSpec(command="true"),
-            rev=store.next_rev(),
-            owner=owner,
-            status=status,
-            node=node,
-            submitted_at=1.5,
-        )
-        for index in range(count)
-    ]
 
 
 async def walk(store: Store, task_id: int, *states: TaskState) -> TaskRecord:
@@ -394,140 +353,3 @@ async def test_another_batchs_values_stay(store: Store) -> None:
     await walk(store, 1, ASSIGNING, COMPLETED)
     assert (await get(store, 1)).spec.env_vars == {"TOKEN": MASK}
     assert (await get(store, 2)).spec.env_vars == {"TOKEN": SECRET}
-
-
-# -- the file -----------------------------------------------------------------------------
-
-
-def modes(folder: Path) -> dict[str, int]:
-    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-
-
-@pytest.mark.asyncio
-async def test_the_files_are_for_their_owner_alone(store: Store, tmp_path: Path) -> None:
-    await store.insert(records(store), None)
-    found = modes(tmp_path / "deep" / "er")
-    assert set(found) == {"host.db", "host.db-wal", "host.db-shm", "host.db.lock"}
-    assert set(found.values()) == {0o600}
-    for folder in (tmp_path / "deep", tmp_path / "deep" / "er"):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-
-@pytest.mark.asyncio
-async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "host.db"
-    first = Store(path)
-    await first.insert(records(first, 2, first=1 << 40), b"script")
-    await first.transition(1 << 40, ASSIGNING, cpus=(1, 2), node="m")
-    kept = await first.read(queries.tasks, limit=9)
-    rev, cluster_id = first.rev, first.cluster_id
-    first.close()
-    second = Store(path)
-    try:
-        assert await second.read(queries.tasks, limit=9) == kept
-        assert kept[1].placement.cpus == (1, 2)
-        assert second.cluster_id == cluster_id
-        assert second.rev == rev
-        assert second.last_id == (1 << 40) + 1
-        assert second.next_rev() > rev
-    finally:
-        second.close()
-
-
-@pytest.mark.asyncio
-async def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
-    store = Store(tmp_path / "host.db")
-    waiting = [store.insert(records(store, first=first), None) for first in range(1, 50)]
-    store.close()
-    await until(lambda: all(future.done() for future in waiting))
-    again = Store(tmp_path / "host.db")
-    assert len(await again.read(queries.tasks, limit=100)) == 49
-    again.close()
-
-
-@pytest.mark.parametrize(
-    "content", [b"no database at all" * 100, b"SQLite format 3\0" + b"x" * 4096]
-)
-def test_a_file_that_is_no_database_is_refused_and_left_alone(
-    tmp_path: Path, content: bytes
-) -> None:
-    path = tmp_path / "host.db"
-    path.write_bytes(content)
-    for _ in range(2):
-        with pytest.raises(StoreError, match=r"host\.db: is no usable database") as caught:
-            Store(path)
-        assert "put back a copy" in str(caught.value)
-    assert path.read_bytes() == content
-
-
-def test_a_damaged_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "host.db"
-    Store(path).close()
-    content = bytearray(path.read_bytes())
-    content[4096 : 5 * 4096] = b"\xa5" * (4 * 4096)
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match="is no usable database"):
-        Store(path)
-    assert path.read_bytes() == bytes(content)
-
-
-def test_a_newer_schema_is_refused_each_time(tmp_path: Path) -> None:
-    path = tmp_path / "host.db"
-    Store(path).close()
-    with peewee.SqliteDatabase(str(path)) as database:
-        statement(database, f"PRAGMA user_version = {migrations.LATEST + 1}")
-    for _ in range(2):
-        with pytest.raises(StoreError, match="written by a newer HakuRiver"):
-            Store(path)
-
-
-def test_an_older_schema_is_copied_and_brought_up_to_date(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "host.db"
-    Store(path).close()
-    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, ("CREATE TABLE extra (x)",)))
-    monkeypatch.setattr(migrations, "LATEST", 2)
-    Store(path).close()
-    backup = tmp_path / "host.db.v1.bak"
-    assert backup.is_file()
-    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
-    with peewee.SqliteDatabase(str(path)) as database:
-        assert database.table_exists("extra")
-        assert statement(database, "PRAGMA user_version") == (2,)
-
-
-def test_a_step_that_fails_leaves_the_old_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "host.db"
-    Store(path).close()
-    steps = (*migrations.STEPS, ("CREATE TABLE extra (x)", "no statement"))
-    with monkeypatch.context() as patch:
-        patch.setattr(migrations, "STEPS", steps)
-        patch.setattr(migrations, "LATEST", 2)
-        with pytest.raises(StoreError):
-            Store(path)
-    Store(path).close()
-    with peewee.SqliteDatabase(str(path)) as database:
-        assert not database.table_exists("extra")
-
-
-def test_a_second_host_is_refused_and_names_the_first(tmp_path: Path) -> None:
-    path = tmp_path / "host.db"
-    first = Store(path)
-    with pytest.raises(StoreError, match=rf"another host .*pid {os.getpid()}"):
-        Store(path)
-    first.close()
-    Store(path).close()
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match=r"database\.db_file"):
-        Store(tmp_path / "file" / "host.db")
-
-
-def test_a_database_that_is_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"database\.db_file"):
-        Store(tmp_path)

@@ -3,12 +3,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.host_world import node_info
 
 from hakuriver.errors import InvalidRequest, SubmissionRefused
 from hakuriver.host.submission import submit
 from hakuriver.model.nodes import Capabilities
 from hakuriver.model.submission import SubmitRequest
+from support.host_world import node_info
 
 if TYPE_CHECKING:
     from support.host_world import World

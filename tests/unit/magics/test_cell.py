@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from support.task_views import ended, view
 
 from hakuriver.client.follow import Change, Output
 from hakuriver.errors import Conflict, HostUnreachable, SubmissionRefused, TaskFailed
@@ -17,6 +16,7 @@ from jupyter_ext.magics import cell as cell_module
 from jupyter_ext.magics import feed as feed_module
 from jupyter_ext.magics.cell import Cell
 from jupyter_ext.magics.errors import Brief, CellInterrupted
+from support.task_views import ended, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.task_views import ended, view
 
 from hakuriver.cli.tables import Table
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import FailedTarget
 from jupyter_ext.magics.render import note_line, result_words, status_line, table, worst
+from support.task_views import ended, view
 
 
 def test_a_running_task() -> None:

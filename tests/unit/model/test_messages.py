@@ -24,7 +24,7 @@ from hakuriver.model.messages import (
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(1 << 63), (1 << 63) - 1),
     str: st.text(max_size=8),
-    float: st.floats(allow_nan=False),
+    float: st.floats(0, 1e11),
     bool: st.booleans(),
     bytes: st.binary(max_size=8),
     type(None): st.none(),
@@ -125,3 +125,18 @@ def test_a_newer_runner_may_say_more() -> None:
 def test_a_log_chunk_fits_in_a_frame() -> None:
     chunk = messages.LogChunk(subscription=1, offset=1 << 60, data=bytes(messages.MAX_CHUNK))
     assert len(encode(chunk)) < messages.MAX_FRAME
+
+
+@pytest.mark.parametrize("moment", [float("nan"), float("inf"), -1.0, 1e12])
+def test_a_moment_that_no_date_has_is_refused(moment: float) -> None:
+    frame = msgspec.msgpack.encode(
+        {
+            "type": "Started",
+            "task_id": 1,
+            "started_at": moment,
+            "stdout_path": "",
+            "stderr_path": "",
+        }
+    )
+    with pytest.raises(msgspec.DecodeError, match="started_at"):
+        decode_from_runner(frame)

@@ -10,8 +10,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.runner_host import FakeHost, fake_host
-from support.runner_tools import alive, end_keeper, eventually, keeper_pid, launch, tree_of
 
 from hakuriver.errors import StartError
 from hakuriver.logfiles import TaskFiles
@@ -38,6 +36,8 @@ from hakuriver.runner.agent import Agent, AgentSettings
 from hakuriver.runner.environment import Surroundings
 from hakuriver.runner.launchers.process import ProcessLauncher
 from hakuriver.runner.state import StateFolder
+from support.runner_host import FakeHost, fake_host
+from support.runner_tools import alive, end_keeper, eventually, keeper_pid, launch, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -227,7 +227,8 @@ async def test_a_failed_start_says_why(tmp_path: Path) -> None:
         assert "no-such-program" in str(end.reason)
         assert "/no/such" in str((await ended(host, 2)).reason)
         assert (await ended(host, 3)).reason == "this node cannot give a private network: not here"
-        assert (await ended(host, 4)).reason == "no limits here"
+        reason = (await ended(host, 4)).reason
+        assert reason == "this node cannot give a memory limit: no limits here"
         assert not [message for message in host.said if isinstance(message, Started)]
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.runner_tools import placement
 
 from hakuriver.model.tasks import TaskSpec
 from hakuriver.runner.environment import (
@@ -15,6 +14,7 @@ from hakuriver.runner.environment import (
     task_environment,
     working_directory,
 )
+from support.runner_tools import placement
 
 AROUND = Surroundings(
     node="n1",

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - a test looks at its files directly
 from __future__ import annotations
 
 import asyncio
@@ -8,12 +7,12 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.runner_tools import eventually, launch
 
 from hakuriver.model.tasks import Exit, TaskState
 from hakuriver.runner.journal import Journal
 from hakuriver.runner.launchers.base import Running
 from hakuriver.runner.records import Began, Ended, Entry, Forgotten, KillAsked, Launched
+from support.runner_tools import eventually, launch
 
 if TYPE_CHECKING:
     from pathlib import Path

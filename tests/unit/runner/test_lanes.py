@@ -4,9 +4,9 @@ import asyncio
 import logging
 
 import pytest
-from support.runner_tools import eventually
 
 from hakuriver.runner.lanes import Lanes
+from support.runner_tools import eventually
 
 
 @pytest.mark.asyncio

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from support.runner_host import fake_host
-from support.runner_tools import PATH, alive, eventually, keeper_pid, launch
 
 from hakuriver.config import Config, Network, Paths, Runner, Security
 from hakuriver.errors import ConfigError, StartError
 from hakuriver.model.auth import runner_token
 from hakuriver.model.messages import Finished, Heartbeat, Known, Started
 from hakuriver.runner.main import end_tasks, node_name, node_token, serve, state_folder
+from support.runner_host import fake_host
+from support.runner_tools import PATH, alive, eventually, keeper_pid, launch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,10 +3,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from support.runner_tools import fake_sysfs
-
 from hakuriver.runner.metrics import Meter
 from hakuriver.runner.numa import read_topology
+from support.runner_tools import fake_sysfs
 
 if TYPE_CHECKING:
     from pathlib import Path

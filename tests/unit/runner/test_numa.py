@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.runner_tools import fake_sysfs
 
 from hakuriver.model.nodes import NumaNode
 from hakuriver.runner.numa import format_cpulist, parse_cpulist, read_meminfo, read_topology
+from support.runner_tools import fake_sysfs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from support.runner_tools import fake_sysfs
 
 from hakuriver.config import Config, Runner
 from hakuriver.errors import ConfigError
 from hakuriver.runner import probe as probe_module
 from hakuriver.runner.probe import probe
+from support.runner_tools import fake_sysfs
 
 if TYPE_CHECKING:
     from pathlib import Path

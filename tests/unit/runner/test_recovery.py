@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from support.runner_tools import launch
 
 from hakuriver.model.tasks import TaskState
 from hakuriver.runner.exits import ExitRecord
 from hakuriver.runner.launchers.base import Running
 from hakuriver.runner.records import Entry, Launched
 from hakuriver.runner.recovery import judge, orphaned
+from support.runner_tools import launch
 
 MESSAGE = launch(1, "true")
 LAUNCHED = Launched(task_id=1, spec=MESSAGE.spec, placement=MESSAGE.placement, boot_id="now")

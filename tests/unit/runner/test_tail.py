@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from support.runner_tools import eventually
 
 from hakuriver.logfiles import TaskFiles
 from hakuriver.model.messages import (
@@ -25,6 +24,7 @@ from hakuriver.model.messages import (
 from hakuriver.runner import tail as tail_module
 from hakuriver.runner.tail import Tail
 from hakuriver.runner.watches import Watches
+from support.runner_tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from hakuriver.runner.launchers import keeper as keeper_module
 from support.runner_tools import (
     PATH,
     KeeperClient,
@@ -18,8 +20,6 @@ from support.runner_tools import (
     tree_of,
     wait_until,
 )
-
-from hakuriver.runner.launchers import keeper as keeper_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - a test looks at its files directly
 from __future__ import annotations
 
 import asyncio
@@ -9,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from hakuriver.errors import StartError
+from hakuriver.runner.launchers.base import Running, StartOrder
+from hakuriver.runner.launchers.process import ProcessLauncher, shut_down
 from support.runner_tools import (
     PATH,
     KeeperClient,
@@ -19,10 +22,6 @@ from support.runner_tools import (
     tree_of,
     wait_until,
 )
-
-from hakuriver.errors import StartError
-from hakuriver.runner.launchers.base import Running, StartOrder
-from hakuriver.runner.launchers.process import ProcessLauncher, shut_down
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

@@ -6,7 +6,6 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from support.runner_tools import PATH, alive, tree_of, wait_until
 
 from hakuriver.runner.launchers.processes import (
     descendants,
@@ -16,6 +15,7 @@ from hakuriver.runner.launchers.processes import (
     send_signals,
     task_of,
 )
+from support.runner_tools import PATH, alive, tree_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

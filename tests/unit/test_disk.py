@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
-from hakuriver.folders import make_private
+from hakuriver.disk import Taken, lock_alone, make_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,3 +33,12 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "a"):
         with pytest.raises(OSError, match="file"):
             make_private(path)
+
+
+def test_a_locked_file_names_its_holder_until_it_is_closed(tmp_path: Path) -> None:
+    lock = lock_alone(tmp_path / "lock")
+    with pytest.raises(Taken) as caught:
+        lock_alone(tmp_path / "lock")
+    assert caught.value.pid == str(os.getpid())
+    os.close(lock)
+    os.close(lock_alone(tmp_path / "lock"))

@@ -1,0 +1,63 @@
+"""Folders and files that their owner alone may look into, and that one process at a time has."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Taken(Exception):  # noqa: N818 - an answer, which each caller words for its users
+    """Another process has the file locked; `pid` is what it wrote there of itself."""
+
+    def __init__(self, pid: str) -> None:
+        super().__init__(f"pid {pid}")
+        self.pid = pid
+
+
+def make_private(folder: Path) -> None:
+    """Make `folder` and those above it that are missing, with mode 0700.
+
+    Those that exist keep their mode. Raises `OSError` as `Path.mkdir` does, whose ``parents``
+    would leave the ones above open to everybody.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+    except FileNotFoundError:
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file with mode 0600 that appears whole or not at all, even if the power fails."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def lock_alone(path: Path) -> int:
+    """Lock `path`, which is made if need be, until the returned descriptor is closed.
+
+    Raises:
+        Taken: another process has it.
+    """
+    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise Taken(pid) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
