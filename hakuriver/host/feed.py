@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,12 +57,17 @@ class Feed:
                 seen, lines = await self._catch_up(seen)
             else:
                 news = self._news
-                lines = [encoded for rev, encoded in self._ring if rev > seen]
+                lines = self._since(seen)
                 seen = self.rev
                 if not lines:
                     await news.wait()
                     continue
             yield b"".join(lines)
+
+    def _since(self, seen: int) -> list[bytes]:
+        """Return the lines of the ring after a rev; a follower mostly lacks the last few alone."""
+        news = takewhile(lambda entry: entry[0] > seen, reversed(self._ring))
+        return [encoded for _, encoded in news][::-1]
 
     async def _catch_up(self, seen: int) -> tuple[int, list[bytes]]:
         reached = self.rev
