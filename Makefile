@@ -7,11 +7,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
+BEGIN  := $(shell date +%s)
 
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO)
+	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit $(PYTEST_OPTIONS)

@@ -169,14 +169,18 @@ async def _follow_all(
     tasks: Sequence[AsyncTask], streams: Sequence[Stream], queue: _Queue, errors: Errors
 ) -> None:
     """Fill `queue` with all that comes, and None at the end."""
+    failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for task in tasks:
                 group.create_task(_follow_one(task, streams, queue, errors))
     except* HakuRiverError as failures:
-        raise _first(failures) from None
+        # Raised in here, it would come out within a group again.
+        failure = _first(failures)
     finally:
         await queue.put(None)
+    if failure is not None:
+        raise failure
 
 
 async def _follow_one(
