@@ -34,7 +34,7 @@ def check_usage_error(shown: Shown, *words: str) -> None:
 def test_output_stands_under_the_status_line(kernel: Kernel) -> None:
     shown = kernel.run("%%hakuriver --target node1\nprint('hello')")
     assert shown.stdout == "hello\n"
-    assert re.fullmatch(r"✓ task \d+ · node1 · completed in [\d.]+ s", shown.status)
+    assert re.fullmatch(r"✓ task \d+ · node1 · completed in [\d.]+ m?s", shown.status)
     assert shown.kinds.index("display_data") < shown.kinds.index("stream")
     assert shown.kinds.count("display_data") == 1
     assert "<div" in next(iter(shown.displays.values()))["text/html"]
@@ -104,7 +104,7 @@ def test_a_failing_cell_raises_with_exit_code_and_last_lines(kernel: Kernel) -> 
     )
     assert shown.stdout == "before\n"
     assert "LookupError: not there" in shown.stderr
-    assert re.search(r"✗ task \d+ · node2 · failed after [\d.]+ s: exit code 1", shown.status)
+    assert re.search(r"✗ task \d+ · node2 · failed after [\d.]+ m?s: exit code 1", shown.status)
     assert kernel.run("type(failed.exception()).__name__").result["text/plain"] == "'TaskFailed'"
 
 
