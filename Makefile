@@ -9,15 +9,18 @@ BIN    := $(VENV)/bin
 DEMO   := build/demo
 BEGIN  := $(shell date +%s)
 
+# Each suite has so many seconds; then it is interrupted, so that it ends what it started.
+suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
+
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest tests/unit $(PYTEST_OPTIONS)
-	$(BIN)/python -m pytest tests/integration $(PYTEST_OPTIONS)
-	$(BIN)/python -m pytest tests/notebook $(PYTEST_OPTIONS)
+	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
+	$(call suite,600) tests/integration $(PYTEST_OPTIONS)
+	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -22,11 +22,15 @@ def up(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def command() -> int:
-        from hakuriver import embedded  # noqa: PLC0415 - --help needs no cluster
+        # Imported here: --help needs no cluster.
+        from hakuriver import embedded  # noqa: PLC0415
+        from hakuriver.client.endpoint import resolve  # noqa: PLC0415
 
         config = load_config(arguments.config)
         found = embedded.up(nodes=arguments.nodes, config=config)
         print(found.describe())
+        if not resolve(config=arguments.config).embedded:
+            print(f"Commands here talk to another host; for this one: HAKURIVER_URL={found.url}")
         return 0
 
     return run("hakuriver up", command)

@@ -11,6 +11,7 @@ from hakuriver.runner.numa import parse_cpulist, read_meminfo
 from hakuriver.runner.probe import SYSFS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -51,8 +52,18 @@ class Meter:
         meminfo = read_meminfo(self._sysfs, int(name))
         return NumaUse(
             cpu_percent=_mean([percents[cpu] for cpu in node.cores if cpu in percents]),
-            memory_used_bytes=meminfo.get("MemUsed", 0),
+            memory_used_bytes=_in_use(meminfo),
         )
+
+
+def _in_use(meminfo: Mapping[str, int]) -> int:
+    """Return the bytes of a NUMA node that programs hold: what the kernel could drop is free.
+
+    The kernel's ``MemUsed`` counts its file cache, the machine's own figure beside it does not.
+    """
+    droppable = meminfo.get("FilePages", 0) - meminfo.get("Shmem", 0)
+    droppable += meminfo.get("SReclaimable", 0)
+    return max(0, meminfo.get("MemUsed", 0) - droppable)
 
 
 def _mean(values: list[float]) -> float:

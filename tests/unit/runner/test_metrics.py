@@ -27,3 +27,13 @@ def test_a_reading_of_the_machine_and_its_nodes(tmp_path: Path) -> None:
 
 def test_a_machine_without_topology_is_measured_too() -> None:
     assert Meter({}).read().numa == {}
+
+
+def test_what_the_kernel_could_drop_is_no_use(tmp_path: Path) -> None:
+    fake_sysfs(tmp_path, {0: ("0", 2048)})
+    meminfo = tmp_path / "devices/system/node/node0/meminfo"
+    more = {"FilePages": 600, "Shmem": 100, "SReclaimable": 24}
+    lines = "".join(f"Node 0 {name}: {size} kB\n" for name, size in more.items())
+    meminfo.write_text(meminfo.read_text("ascii") + lines, "ascii")
+    metrics = Meter(read_topology(tmp_path, [0]), sysfs=tmp_path).read()
+    assert metrics.numa["0"].memory_used_bytes == (1024 - 524) << 10
