@@ -348,10 +348,12 @@ class Cluster:
         return self.wait(self.submit(*command, **more))
 
     def unfinished(self) -> list[Any]:
-        found: list[Any] = []
+        found: dict[str, Any] = {}
+        # A task may move on between two requests and be in both answers, never in none.
         for state in ("pending", "assigning", "running"):
-            found += self.get(f"/api/tasks?state={state}&limit=1000")["tasks"]
-        return found
+            tasks = self.get(f"/api/tasks?state={state}&limit=1000")["tasks"]
+            found |= {task["task_id"]: task for task in tasks}
+        return list(found.values())
 
     def output(self, task_id: str, stream: str = "stdout", query: str = "") -> bytes:
         reply = self.http("GET", f"/api/task/{task_id}/{stream}{query}")
