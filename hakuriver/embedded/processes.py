@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -71,8 +73,31 @@ def end(daemons: Sequence[Daemon]) -> None:
     for process in reversed(running):
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, stubborn = psutil.wait_procs(running, timeout=_STOP_SECONDS)
+    stubborn = _outlasting(running)
     for process in stubborn:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(stubborn, timeout=_STOP_SECONDS)
+    _outlasting(stubborn)
+
+
+def _outlasting(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Wait for processes to end; return those that have not in ten seconds.
+
+    A process has ended when it has exited, though whoever is to collect it may be slow.
+    """
+    deadline = time.monotonic() + _STOP_SECONDS
+    lasting: list[psutil.Process] = []
+    for process in processes:
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            continue
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        if not ended.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            lasting.append(process)
+        os.close(descriptor)
+        # Those that this process itself started are for it to collect.
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+    return lasting
