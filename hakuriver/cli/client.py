@@ -18,6 +18,17 @@ _NAME = "hakuriver.client"
 _MAX_LIMIT = 1000
 _BROKEN_PIPE = 141
 _ACTIONS = ("list_nodes", "health", "list_tasks", "status", "logs", "kill")
+_OF_A_COMMAND = (
+    "target",
+    "cores",
+    "memory",
+    "time_limit",
+    "workdir",
+    "env",
+    "env_file",
+    "private_network",
+    "private_pid",
+)
 #: Options that have no meaning without one of the actions beside them.
 _NEEDS = {
     "state": ("list_tasks",),
@@ -27,6 +38,9 @@ _NEEDS = {
     "tail": ("logs",),
     "follow": ("logs", "command"),
     "wait": ("command",),
+    "limit": ("list_tasks",),
+    "name": ("list_tasks", "command"),
+    **dict.fromkeys(_OF_A_COMMAND, ("command",)),
 }
 
 
@@ -118,7 +132,7 @@ def _action(
         parser.error("give a command after --, or one of: " + ", ".join(map(_flag, _ACTIONS)))
     action = given[0] if given else "command"
     for name, needed in _NEEDS.items():
-        if getattr(options, name) not in (None, False) and action not in needed:
+        if getattr(options, name) != parser.get_default(name) and action not in needed:
             others = " or ".join(
                 "a command" if other == "command" else _flag(other) for other in needed
             )

@@ -18,7 +18,7 @@ def up(argv: Sequence[str] | None = None) -> int:
         "hakuriver up", description="Start a cluster on this machine: no root, no systemd."
     )
     add_common_options(parser)
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="how many (default 1)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="how many (default 1)")
     arguments = parser.parse_args(argv)
 
     def command() -> int:
@@ -50,7 +50,7 @@ def down(argv: Sequence[str] | None = None) -> int:
 
         load_config(arguments.config)
         was_up = embedded.down(purge=arguments.purge)
-        print("the embedded cluster is down" if was_up else "no embedded cluster runs")
+        print("The embedded cluster is down" if was_up else "No embedded cluster runs")
         return 0
 
     return run("hakuriver down", command)

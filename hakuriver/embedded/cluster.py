@@ -26,21 +26,30 @@ MAX_NODES = 64
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A running embedded cluster; `started` tells that this call started it."""
+    """A running embedded cluster; `started` tells that this call started it.
+
+    `asked` is how many nodes the caller wanted of one that ran already.
+    """
 
     url: str
     token: str = field(repr=False)
     nodes: tuple[str, ...]
     started: bool
+    asked: int = 0
 
     def describe(self) -> str:
         """Return one line for people: where it is and what it has."""
         verb = "is up" if self.started else "is up already"
-        return f"The embedded cluster {verb} at {self.url} (nodes: {', '.join(self.nodes)})"
+        words = f"The embedded cluster {verb} at {self.url} (nodes: {', '.join(self.nodes)})"
+        if self.asked not in (0, len(self.nodes)):
+            words += f"; for {self.asked} nodes take it down first"
+        return words
 
 
-def up(*, nodes: int = 1, workdir: Path | None = None, config: Config | None = None) -> Embedded:
-    """Start a cluster of `nodes` nodes, or find the one that runs, whatever its size.
+def up(
+    *, nodes: int | None = None, workdir: Path | None = None, config: Config | None = None
+) -> Embedded:
+    """Start a cluster of `nodes` nodes (1), or find the one that runs, whatever its size.
 
     The nodes get even shares of this machine's CPUs and memory. Tasks run in `workdir` unless
     they name another folder; by default that is the caller's. Of `config` the timing, the shared
@@ -50,11 +59,12 @@ def up(*, nodes: int = 1, workdir: Path | None = None, config: Config | None = N
         InvalidRequest: that is no sensible number of nodes.
         StartError: a process of it did not start; holds its last words.
     """
-    shares = _shares(sorted(os.sched_getaffinity(0)), nodes)
+    shares = _shares(sorted(os.sched_getaffinity(0)), 1 if nodes is None else nodes)
     with files.lock():
         facts = files.read_facts()
         if facts is not None and all(daemon.find() for daemon in facts.daemons):
-            return Embedded(facts.url, facts.token, tuple(facts.nodes), started=False)
+            names = tuple(facts.nodes)
+            return Embedded(facts.url, facts.token, names, started=False, asked=nodes or 0)
         if facts is not None:
             _end(facts)
         return _start(shares, workdir or Path.cwd(), config or Config())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Above this a reader starts from a snapshot instead.
-_REPLAY_LIMIT = 2000
+_REPLAY_LIMIT = 500
 # So long the host waits before it tries a store again that could not be written, in seconds.
 _STORE_PAUSE = 1.0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hakuriver.host.cluster import Cluster
-    from hakuriver.host.nodes import Link
+    from hakuriver.host.nodes import Link, Node
     from hakuriver.model.messages import Hello, Known
 
 logger = logging.getLogger(__name__)
@@ -51,17 +51,21 @@ async def reconcile(cluster: Cluster, name: str, link: Link, told: Sequence[Know
     for known in told:
         await _take_in(cluster, name, known)
     ids = {known.task_id for known in told}
-    for record in [task for task in cluster.tasks.values() if task.node == name]:
-        if record.id in ids:
-            continue
+    untold = [task for task in cluster.tasks.values() if task.node == name and task.id not in ids]
+    for record in untold:
+        if not cluster.nodes.is_linked(name, link):
+            return
         if record.status is TaskState.RUNNING:
             await cluster.end(record, TaskState.LOST, f"{name} no longer knows this task")
-        elif record.status is TaskState.ASSIGNING and record.kill_requested:
-            await cluster.end(record, TaskState.KILLED, "killed before it started")
     if not await cluster.nodes.open(name, link):
         return
     for record in list(cluster.tasks.values()):
-        if record.node == name and record.status is TaskState.ASSIGNING and record.id not in ids:
+        if record.node != name or record.status is not TaskState.ASSIGNING or record.id in ids:
+            continue
+        if record.kill_requested:
+            # Its launch may have arrived without being journaled yet: only the runner can tell.
+            link.send(Kill(task_id=record.id))
+        else:
             cluster.launch(record)
     cluster.schedule()
 
@@ -94,12 +98,18 @@ async def sweep(cluster: Cluster, silence: float) -> None:
 
     An assigning task stays so: whether it started, only its node can tell.
     """
-    now = time.monotonic()
-    silent = {node.record.name: node for node in cluster.nodes if now - node.heard > silence}
-    for node in silent.values():
-        if node.link is not None:
+    for node in cluster.nodes:
+        if node.link is not None and _is_silent(node, silence):
             node.link.disconnect(f"silent for {silence:g} s")
     for record in list(cluster.tasks.values()):
-        if record.node in silent and record.status is TaskState.RUNNING:
+        if record.status is not TaskState.RUNNING:
+            continue
+        # Looked up for each: a node may come back while the ends of others are written.
+        its = cluster.nodes.find(record.node)
+        if its is not None and its.link is None and _is_silent(its, silence):
             reason = f"{record.node} has been silent for {silence:g} s; the node may still tell"
             await cluster.end(record, TaskState.LOST, reason)
+
+
+def _is_silent(node: Node, silence: float) -> bool:
+    return time.monotonic() - node.heard > silence

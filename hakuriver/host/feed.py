@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
 _RING = 4096
+_RING_BYTES = 16 << 20
 
 
 class Feed:
@@ -31,16 +32,20 @@ class Feed:
 
     def __init__(self, replay: Callable[[int], Awaitable[list[Event] | None]], *, rev: int) -> None:
         self._replay = replay
-        self._ring: deque[tuple[int, bytes]] = deque(maxlen=_RING)
+        self._ring: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
         self._before_ring = self.rev = rev
         self._news = asyncio.Event()
 
     def publish(self, event: Event) -> None:
         """Hand an event to all followers; its change is on disk."""
-        if len(self._ring) == _RING:
-            self._before_ring = self._ring[0][0]
+        encoded = line(event)
         self.rev = max(self.rev, event.rev)
-        self._ring.append((event.rev, line(event)))
+        self._ring.append((event.rev, encoded))
+        self._bytes += len(encoded)
+        while len(self._ring) > _RING or (self._bytes > _RING_BYTES and len(self._ring) > 1):
+            self._before_ring, dropped = self._ring.popleft()
+            self._bytes -= len(dropped)
         self._news.set()
         self._news = asyncio.Event()
 

@@ -144,6 +144,8 @@ class RunnerLink(WebSocketHandler):
         self._logs.drop(self)
 
     async def _greet(self, hello: Hello) -> None:
+        if self.ws_connection is None:
+            return  # it has closed before its first word was taken in
         refusal = exchange.objection(self._cluster, self._name, hello)
         if refusal is not None:
             logger.warning("%s: refused: %s", self._name, refusal.reason)
@@ -208,6 +210,9 @@ class RunnerLink(WebSocketHandler):
 
 class WaitingLaunch(ApiHandler):
     """``GET /api/runner/launch/<id>``: a launch that was too large for the link."""
+
+    def check_page(self) -> None:
+        """Let every host name do: a runner may know another than pages may use."""
 
     def authenticate(self) -> str:
         """Ask for the token of the node that is named."""

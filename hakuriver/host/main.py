@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from hakuriver.errors import StartError
+from hakuriver.errors import StartError, StoreError
 from hakuriver.host import exchange
 from hakuriver.host.app import make_app
 from hakuriver.host.auth import Gate
@@ -95,4 +95,8 @@ async def _watch(cluster: Cluster, config: Config) -> None:
     silence = config.timing.heartbeat_interval * config.timing.heartbeat_timeout_factor
     while True:
         await asyncio.sleep(config.timing.cleanup_check_interval)
-        await exchange.sweep(cluster, silence)
+        try:
+            await exchange.sweep(cluster, silence)
+        except StoreError:
+            # The store has logged why; the next look does what this one could not.
+            continue

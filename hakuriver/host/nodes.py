@@ -56,7 +56,7 @@ class Nodes:
         self.moved: Pulse[str] = Pulse()
 
     def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes.values())
+        return iter([self._nodes[name] for name in sorted(self._nodes)])
 
     async def load(self) -> None:
         """Take up the nodes from the store; none of them is linked yet."""
@@ -81,6 +81,11 @@ class Nodes:
         node = self.find(name)
         if node is not None and node.link is not None:
             node.link.send(message)
+
+    def is_linked(self, name: str, link: Link) -> bool:
+        """Whether a node is linked over this very link."""
+        node = self.find(name)
+        return node is not None and node.link is link
 
     def is_online(self, name: str | None) -> bool:
         """Whether a node is linked and its exchange has ended."""
@@ -108,7 +113,7 @@ class Nodes:
     async def open(self, name: str, link: Link) -> bool:
         """Let tasks start on a node: its exchange has ended. False if the link broke meanwhile."""
         node = self.get(name)
-        if node.link is not link:
+        if not self.is_linked(name, link):
             return False
         node.online = True
         self._tell_scheduler(node)
@@ -136,7 +141,7 @@ class Nodes:
 
     def views(self) -> list[NodeView]:
         """Return all nodes as clients see them, sorted by name."""
-        return [self.view(self._nodes[name]) for name in sorted(self._nodes)]
+        return [self.view(node) for node in self]
 
     def view(self, node: Node) -> NodeView:
         """Return a node with its accounting."""
@@ -196,7 +201,10 @@ class Nodes:
     async def _publish(self, node: Node) -> None:
         """Save a node as it is now under a new rev, then tell everybody."""
         node.record = record = msgspec.structs.replace(node.record, rev=self._store.next_rev())
-        await self._store.save_node(record)
-        view = msgspec.structs.replace(self.view(node), rev=record.rev)
-        self._feed.publish(Event(rev=record.rev, node=view))
-        self.moved.fire(record.name)
+        try:
+            await self._store.save_node(record)
+        finally:
+            # What is true of a link is told even where it cannot be written.
+            view = msgspec.structs.replace(self.view(node), rev=record.rev)
+            self._feed.publish(Event(rev=record.rev, node=view))
+            self.moved.fire(record.name)

@@ -65,6 +65,8 @@ class Scheduler:
         self._held: dict[int, tuple[str, frozenset[int]]] = {}
         # Tasks of no cores start even when every CPU is taken, so they forbid the early end.
         self._weightless = 0
+        # Places in the queue, counted when somebody asks; None once the queue has changed.
+        self._positions: dict[int, int] | None = None
 
     def set_node(
         self,
@@ -82,12 +84,9 @@ class Scheduler:
         node.free = set(node.cpus.difference(*held))
         self._nodes[name] = node
 
-    def set_open(self, name: str, *, open_: bool) -> None:
-        """Say whether tasks may start on a node that `set_node` named before."""
-        self._nodes[name].open = open_
-
     def enqueue(self, task_id: int, demand: Demand) -> None:
         """Add a task at the end of the queue."""
+        self._positions = None
         self._queue[task_id] = demand
         self._weightless += demand.cores == 0
 
@@ -96,6 +95,7 @@ class Scheduler:
         self.remove(task_id)
         self.enqueue(task_id, demand)
         self._queue = dict(sorted(self._queue.items()))
+        self._positions = None
 
     def hold(self, task_id: int, node: str, cpus: Iterable[int]) -> None:
         """Account a task that runs already, as a restarted host or a returned node tells it."""
@@ -107,6 +107,7 @@ class Scheduler:
         """Forget a task that ended or will never run; what it held is free again."""
         demand = self._queue.pop(task_id, None)
         if demand is not None:
+            self._positions = None
             self._weightless -= demand.cores == 0
         node, cpus = self._held.pop(task_id, ("", frozenset[int]()))
         if node in self._nodes:
@@ -123,6 +124,9 @@ class Scheduler:
             if name is None:
                 continue
             part = self._part(name, demand)
+            if len(part) < demand.cores:
+                # The node came back smaller: a claim would block it for ever.
+                continue
             usable = unclaimed[name] & part
             if len(usable) < demand.cores:
                 unclaimed[name] -= usable
@@ -139,7 +143,8 @@ class Scheduler:
         if demand.target is not None:
             node = self._nodes.get(demand.target.node)
             if node is None:
-                return f"there is no node {demand.target.node!r}"
+                known = ", ".join(sorted(self._nodes)) or "none"
+                return f"there is no node {demand.target.node!r} (nodes: {known})"
             if demand.target.numa is not None and demand.target.numa not in node.numa:
                 known = ", ".join(map(str, sorted(node.numa))) or "none are known"
                 return (
@@ -147,11 +152,11 @@ class Scheduler:
                 )
             total = len(node.part(demand.target.numa))
             if demand.cores > total:
-                return f"asks for {demand.cores} cores, {demand.target} has {total}"
+                return f"asks for {_cores(demand.cores)}, {demand.target} has {total}"
             return None
         largest = max((len(node.cpus) for node in self._nodes.values()), default=0)
         if demand.cores > largest:
-            return f"asks for {demand.cores} cores, the largest node has {largest}"
+            return f"asks for {_cores(demand.cores)}, the largest node has {largest}"
         return None
 
     def free(self, name: str) -> frozenset[int]:
@@ -160,22 +165,25 @@ class Scheduler:
 
     def position(self, task_id: int) -> int | None:
         """Return how many tasks stand before this one in the queue; None if it does not wait."""
-        if task_id not in self._queue:
-            return None
-        return next(index for index, other in enumerate(self._queue) if other == task_id)
+        if self._positions is None:
+            self._positions = {other: index for index, other in enumerate(self._queue)}
+        return self._positions.get(task_id)
 
     def waits_for(self, task_id: int) -> str | None:
         """Return in words what a queued task waits for; None if it does not wait."""
         demand = self._queue.get(task_id)
         if demand is None:
             return None
-        if demand.target is None:
-            return f"waits for a node with {demand.cores} free cores"
-        node = self._nodes.get(demand.target.node)
-        if node is None or not node.open:
+        node = None if demand.target is None else self._nodes.get(demand.target.node)
+        if demand.target is not None and (node is None or not node.open):
             return f"waits for {demand.target.node} to take tasks"
+        never = self.impossible(demand)
+        if never is not None:
+            return f"cannot start now: {never}"
+        if demand.target is None or node is None:
+            return f"waits for a node with {_cores(demand.cores)} free"
         free = len(node.free & node.part(demand.target.numa))
-        return f"waits for {demand.cores} cores on {demand.target} ({free} free)"
+        return f"waits for {_cores(demand.cores)} on {demand.target} ({free} free)"
 
     def _part(self, name: str, demand: Demand) -> frozenset[int]:
         return self._nodes[name].part(demand.target.numa if demand.target else None)
@@ -198,3 +206,7 @@ class Scheduler:
         fitting = [part for part in parts if len(part) >= cores]
         within = min(fitting, key=lambda part: (len(part), min(part, default=0)), default=usable)
         return tuple(sorted(within)[:cores])
+
+
+def _cores(count: int) -> str:
+    return "1 core" if count == 1 else f"{count} cores"

@@ -64,19 +64,23 @@ def _judge(cluster: Cluster, spec: TaskSpec, text: str | None) -> tuple[Target |
         target = None if text is None else Target.parse(text)
     except InvalidRequest as error:
         return None, error.reason
+    if not any(cluster.nodes):
+        return target, "no node has joined yet (start hakuriver.runner on a machine)"
     impossible = cluster.scheduler.impossible(Demand(spec.required_cores, target))
     if impossible is not None:
         return target, impossible
-    if target is not None:
-        node = cluster.nodes.get(target.node)
-        return target, _unable(node, spec, target) or _away(node)
-    online = [node for node in cluster.nodes if node.online]
-    if not online:
-        return None, "no node is online"
-    lacks = [_unable(node, spec, None) for node in online]
-    if None not in lacks:
-        return None, lacks[0]
-    return None, None
+    if target is None:
+        return None, _unable_all(cluster, spec)
+    node = cluster.nodes.get(target.node)
+    return target, _unable(node, spec, target) or _away(node)
+
+
+def _unable_all(cluster: Cluster, spec: TaskSpec) -> str | None:
+    """Return why no online node can enforce what the task asks for, None if one can."""
+    lacks = [_unable(node, spec, None) for node in cluster.nodes if node.online]
+    if not lacks:
+        return "no node is online"
+    return None if None in lacks else lacks[0]
 
 
 def _away(node: Node) -> str | None:

@@ -31,7 +31,7 @@ from hakuriver.model.messages import (
 from hakuriver.runner.exits import ExitFolder
 from hakuriver.runner.journal import Journal
 from hakuriver.runner.link import Link
-from hakuriver.runner.metrics import Meter
+from hakuriver.runner.metrics import Gauge, Meter
 from hakuriver.runner.starting import Starter
 from hakuriver.runner.state import Identity, StateFolder, boot_id
 from hakuriver.runner.supervision import Supervision
@@ -84,12 +84,13 @@ class Agent:
         self._identity = identity
         self._boot_id = boot_id()
         self._session = uuid.uuid4().hex
+        self._gauge = Gauge(Meter(settings.info.numa_topology).read)
         self._link = Link(
             url=settings.url,
             name=settings.name,
             token=settings.token,
             user=self,
-            measure=Meter(settings.info.numa_topology).read,
+            measure=self._gauge.latest,
         )
         starter = Starter(
             files=files,
@@ -151,6 +152,7 @@ class Agent:
         await self._tail.close_all()
         await self._tasks.close()
         await self._launcher.close()
+        self._gauge.close()
         await self._journal.close()
 
     # What the link asks and tells

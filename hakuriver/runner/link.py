@@ -39,7 +39,7 @@ from hakuriver.model.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from hakuriver.model.nodes import Metrics
 
@@ -83,11 +83,17 @@ class Link:
         url: the host's, beginning with ``http``.
         name: the node's.
         token: the node's token; it stands in a header alone.
-        measure: returns the machine's use; called in a thread.
+        measure: returns the machine's use; must not take long.
     """
 
     def __init__(
-        self, *, url: str, name: str, token: str, user: LinkUser, measure: Callable[[], Metrics]
+        self,
+        *,
+        url: str,
+        name: str,
+        token: str,
+        user: LinkUser,
+        measure: Callable[[], Awaitable[Metrics]],
     ) -> None:
         self._url = url.rstrip("/")
         self._query = f"name={quote(name, safe='')}"
@@ -218,7 +224,7 @@ class Link:
 
     async def _beat(self, interval: float) -> None:
         while True:
-            self.send(Heartbeat(metrics=await asyncio.to_thread(self._measure)))
+            self.send(Heartbeat(metrics=await self._measure()))
             await asyncio.sleep(interval)
 
     def _write(self, connection: WebSocketClientConnection, message: Message) -> None:

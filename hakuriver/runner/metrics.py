@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import psutil
@@ -11,8 +14,12 @@ from hakuriver.runner.numa import parse_cpulist, read_meminfo
 from hakuriver.runner.probe import SYSFS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_SECONDS = 1.0
 
 
 class Meter:
@@ -54,6 +61,37 @@ class Meter:
             cpu_percent=_mean([percents[cpu] for cpu in node.cores if cpu in percents]),
             memory_used_bytes=_in_use(meminfo),
         )
+
+
+class Gauge:
+    """The latest metrics for the heartbeat, which must go out whatever measuring does.
+
+    Measuring has a thread of its own: the threads that read files may all wait for a slow disk.
+    """
+
+    def __init__(self, read: Callable[[], Metrics]) -> None:
+        self._read = read
+        self._thread = ThreadPoolExecutor(1, "metrics")
+        self._measuring: asyncio.Future[Metrics] | None = None
+        self._last = Metrics()
+
+    async def latest(self) -> Metrics:
+        """Return fresh metrics, or within a second those before."""
+        if self._measuring is None:
+            loop = asyncio.get_running_loop()
+            self._measuring = loop.run_in_executor(self._thread, self._read)
+        done, _ = await asyncio.wait({self._measuring}, timeout=_SECONDS)
+        if done:
+            measured, self._measuring = self._measuring, None
+            try:
+                self._last = measured.result()
+            except Exception:  # noqa: BLE001 - whatever fails, the heartbeat goes out
+                _log.exception("this machine's use could not be measured")
+        return self._last
+
+    def close(self) -> None:
+        """Measure no more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_use(meminfo: Mapping[str, int]) -> int:

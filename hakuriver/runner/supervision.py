@@ -174,7 +174,8 @@ class Supervision:
             else:
                 await self._launch(await fetch(task_id))
         except HostUnreachable as error:
-            _log.warning("%s; the host sends it again when it links up", error)
+            # If the link is down, this word is lost, and the next exchange brings the task again.
+            self._tell_fault(task_id, str(error))
         finally:
             self._arrived(task_id)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.show import node_table, status_table, task_table
+from hakuriver.client.endpoint import embedded_endpoint
 from jupyter_ext.magics.render import table
 from jupyter_ext.magics.screen import Screen
 from jupyter_ext.magics.session import read_token
@@ -34,8 +35,10 @@ def down(session: Session, options: argparse.Namespace) -> None:  # noqa: ARG001
     """Stop the cluster that `up` started."""
     from hakuriver import embedded  # noqa: PLC0415
 
+    found = embedded_endpoint()
     stopped = embedded.down()
-    session.close()
+    if found is not None:
+        session.leave(found[0])
     _say("The embedded cluster is down" if stopped else "No embedded cluster runs")
 
 

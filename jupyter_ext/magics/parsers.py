@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from IPython.core.error import UsageError
@@ -66,7 +67,7 @@ def line_parser() -> MagicParser:
         dest="command", metavar="COMMAND", required=True, parser_class=MagicParser
     )
     up = commands.add_parser("up", help="start a cluster on this machine, or find the running one")
-    up.add_argument("--nodes", type=_count, default=1, metavar="N", help="how many nodes")
+    up.add_argument("--nodes", type=_count, metavar="N", help="how many nodes (default 1)")
     commands.add_parser("down", help="stop the cluster that up started")
     connect = commands.add_parser("connect", help="use the host at this address from now on")
     connect.add_argument("url", metavar="URL")
@@ -127,6 +128,6 @@ def _count(text: str) -> int:
 
 
 def _variable(text: str) -> str:
-    if not text.isidentifier():
+    if not text.isidentifier() or iskeyword(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name for a variable")
     return text

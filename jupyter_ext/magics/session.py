@@ -39,6 +39,11 @@ class Session:
         self._client = client
         return nodes
 
+    def leave(self, url: str) -> None:
+        """Close the client if it uses the host at `url`; the next use makes a new one."""
+        if self._client is not None and self._client.address == url:
+            self.close()
+
     def close(self) -> None:
         """Close the client, if there is one; the next use makes a new one."""
         client, self._client = self._client, None

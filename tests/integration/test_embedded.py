@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -122,3 +124,30 @@ def test_down_purge_forgets_everything(embedded: Embedded) -> None:
     embedded.run("down", "--purge")
     state = embedded.root / "home" / "state" / "hakuriver" / "embedded"
     assert not state.exists() or not list(state.iterdir())
+
+
+STARTER = """
+import sys
+from hakuriver import embedded
+print(embedded.up().url, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_down_is_quick_while_whoever_started_it_lives(embedded: Embedded) -> None:
+    # Such as a notebook's kernel, whose children the daemons are: it collects them never.
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER],
+        env=embedded.env,
+        cwd=embedded.work,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert starter.stdout is not None
+        assert starter.stdout.readline().startswith(b"http://")
+        started = time.monotonic()
+        embedded.run("down")
+        assert time.monotonic() - started < 8
+    finally:
+        starter.communicate(timeout=20)

@@ -53,12 +53,16 @@ class ApiHandler(RequestHandler):
         if isinstance(connection, HTTP1Connection) and connection.stream is not None:
             # Small answers and log lines go out at once instead of waiting for one another.
             connection.stream.set_nodelay(True)
-        host = self.request.headers.get("Host", "")
-        self.services.gate.check_host(host)
-        self.services.gate.check_origin(self.request.headers.get("Origin"), host)
+        self.check_page()
         self.owner = self.authenticate()
         if self.request.method == "POST":
             self._check_body()
+
+    def check_page(self) -> None:
+        """Refuse what a page of another site made a browser send."""
+        host = self.request.headers.get("Host", "")
+        self.services.gate.check_host(host)
+        self.services.gate.check_origin(self.request.headers.get("Origin"), host)
 
     def authenticate(self) -> str:
         """Return whose request it is; raise `Unauthorized`."""

@@ -74,6 +74,3 @@ class Node(_Table):
     info = TextField()
     last_heartbeat = FloatField(null=True)
     draining = BooleanField(default=False)
-
-
-TABLES = (Meta, Batch, Task, Node)

@@ -135,19 +135,22 @@ class Keeper:
 
     def _turn(self, wake: int) -> None:
         children = False
-        for key, _ in self._selector.select(self._patience()):
-            if key.fileobj is self._listener:
-                self._accept()
-            elif key.fd == wake:
-                if signal.SIGTERM in os.read(wake, 4096):
-                    self._shut_down(_TERM_GRACE)
-                children = True
-            elif isinstance(key.data, Task):
-                self._hear_child(key.data)
-            else:
-                self._serve(key.data)
-        if children:
-            self._reap()
+        try:
+            for key, _ in self._selector.select(self._patience()):
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fd == wake:
+                    children = True
+                    if signal.SIGTERM in os.read(wake, 4096):
+                        self._shut_down(_TERM_GRACE)
+                elif isinstance(key.data, Task):
+                    self._hear_child(key.data)
+                else:
+                    self._serve(key.data)
+        finally:
+            # Whatever failed above: an end that was signalled once is not signalled again.
+            if children:
+                self._reap()
         self._press()
 
     def _patience(self) -> float | None:
@@ -189,7 +192,7 @@ class Keeper:
                 "shutdown": self._shut,
             }[request["request"]]
             handle(connection, request)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             reason = f"not understood: {type(error).__name__}"
             self._tell({"event": "error", "reason": reason}, connection)
 
@@ -228,7 +231,11 @@ class Keeper:
             self._fork(order)
 
     def _fork(self, order: dict[str, Any]) -> None:
-        pipe, pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            pipe, pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            self._stillborn(order, f"cannot start another process: {error.strerror}")
+            return
         # A SIGTERM between fork and exec must end the child, not be swallowed by our handler.
         inherited = signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         try:

@@ -217,7 +217,8 @@ class ProcessLauncher:
             )
             self._tasks[event.id] = running
             watcher.started(running)
-        elif event.event == "finished":
+        elif event.event in ("finished", "unknown"):
+            # What the keeper does not know was never started, or is over: its record tells.
             self._tasks.pop(event.id, None)
             watcher.finished(event.id, event.record)
         elif event.event == "error":

@@ -326,3 +326,22 @@ def test_a_usage_error_needs_no_http() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "2 False\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--list-tasks --target node9",
+        "--list-nodes --name x",
+        "--status 1 --cores 4",
+        "--kill 1 --env A=1",
+        "--limit 5 -- true",
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert " goes with " in capsys.readouterr().err

@@ -73,7 +73,7 @@ async def test_cores_are_counted_from_the_assignment_on(world: World) -> None:
     assert (view.total_cores, view.cores_in_use, view.available_cores) == (2, 2, 0)
     waiting = await world.view(tasks[2])
     assert waiting.queue_position == 0
-    assert waiting.reason == "waits for 1 cores on n (0 free)"
+    assert waiting.reason == "waits for 1 core on n (0 free)"
     await world.finish(tasks[0])
     assert await world.status(tasks[2]) is ASSIGNING
     assert world.launches() == tasks

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hakuriver.host import exchange
-from hakuriver.model.messages import Acknowledge, Kill, Launch
+from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch
 from hakuriver.model.nodes import NodeStatus
 from hakuriver.model.tasks import Exit, TaskState
 from support.host_world import FakeLink, hello, known, node_info, open_world
@@ -14,6 +14,7 @@ from support.host_world import FakeLink, hello, known, node_info, open_world
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hakuriver.host.records import TaskRecord
     from support.host_world import World
 
 pytestmark = pytest.mark.asyncio
@@ -201,9 +202,40 @@ async def test_a_kill_of_an_assigned_task_means_that_it_never_runs(world: World)
     for task in (unknown, journaled):
         await world.cluster.kill(task)
     link = await world.join("n", told=[known(record)])
-    assert await world.status(unknown) is KILLED
+    # Whether the unknown one's launch had arrived, only the runner can tell.
     assert link.ids(Launch) == []
-    assert link.ids(Kill) == [journaled]
+    assert sorted(link.ids(Kill)) == sorted([unknown, journaled])
+    end = Exit(status=KILLED, reason="killed before it started", completed_at=2.0)
+    await world.cluster.finished("n", Finished(task_id=unknown, exit=end))
+    assert await world.status(unknown) is KILLED
+
+
+async def test_tasks_of_a_node_that_came_back_meanwhile_are_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.join("m", node_info([0]), uid="m")
+    await world.join("n", node_info([0]), uid="n")
+    first, second = (await world.submit("m"))[0], (await world.submit("n"))[0]
+    await world.start(first, node="m")
+    await world.start(second, node="n")
+    record = await world.record(second)
+    await world.leave("m")
+    await world.leave("n")
+    end = world.cluster.end
+
+    async def slow(ended: TaskRecord, to: TaskState, reason: str) -> None:
+        await end(ended, to, reason)
+        # The end of the first was on its way to the disk when the other's node came back.
+        if ended.id == first:
+            await world.join("n", node_info([0]), uid="n", told=[known(record, at=1.0)])
+
+    monkeypatch.setattr(world.cluster, "end", slow)
+    heard = {node.record.name: node for node in world.cluster.nodes}
+    for node in heard.values():
+        node.heard -= 100
+    await exchange.sweep(world.cluster, 50)
+    assert await world.status(first) is LOST
+    assert await world.status(second) is RUNNING
 
 
 async def test_a_kill_of_a_lost_task_is_delivered_if_its_node_comes_back(world: World) -> None:

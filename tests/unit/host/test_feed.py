@@ -110,7 +110,6 @@ async def test_changes_during_a_replay_are_not_missed() -> None:
 async def test_a_slow_follower_goes_on_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RING", 4)
     log = Log()
-    log.feed._ring = type(log.feed._ring)(maxlen=4)
     stream = log.feed.follow(None)
     assert await take(stream, 1) == [{"rev": 0}]
     log.happen(*range(1, 12))
@@ -124,7 +123,6 @@ async def test_a_slow_follower_goes_on_from_the_store(monkeypatch: pytest.Monkey
 async def test_too_much_to_catch_up_is_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RING", 4)
     log = Log(limit=6)
-    log.feed._ring = type(log.feed._ring)(maxlen=4)
     stream = log.feed.follow(0)
     assert await take(stream, 1) == [{"rev": 0}]
     log.happen(*range(1, 12))
@@ -168,3 +166,13 @@ async def test_followers_do_not_disturb_one_another() -> None:
     for stream in streams[1:]:
         assert await take(stream, 1) == [{"rev": 1}]
         await stream.aclose()
+
+
+async def test_the_ring_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RING_BYTES", 100)
+    log = Log()
+    log.happen(*range(1, 51))
+    assert sum(len(encoded) for _, encoded in log.feed._ring) <= 100
+    stream = log.feed.follow(0)
+    assert [line["rev"] for line in await take(stream, 51)] == list(range(51))
+    await stream.aclose()

@@ -44,6 +44,8 @@ def places(demand: Demand) -> set[tuple[str, int]]:
     names = [name for name in NODES if not demand.needs & LACKS[name]]
     if demand.target is not None:
         names = [demand.target.node]
+    # A place too small for it is none that it could ever use.
+    names = [name for name in names if len(part_of(name, demand.target)) >= demand.cores]
     return {(name, cpu) for name in names for cpu in part_of(name, demand.target)}
 
 
@@ -75,11 +77,6 @@ class Deciding(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(list(NODES)), is_open=st.booleans())
     def open_or_close(self, name: str, is_open: bool) -> None:  # noqa: FBT001
-        self.scheduler.set_open(name, open_=is_open)
-        self.open[name] = is_open
-
-    @rule(name=st.sampled_from(list(NODES)), is_open=st.booleans())
-    def link_up_anew(self, name: str, is_open: bool) -> None:  # noqa: FBT001
         self.set_node(name, is_open)
 
     @rule(target=ids, demand=DEMANDS)
@@ -291,7 +288,7 @@ def test_what_runs_on_a_node_that_is_not_known_yet_is_held_when_it_comes() -> No
         (Demand(3, Target("a", 0)), "asks for 3 cores, a:0 has 2"),
         (Demand(1, Target("a", 2)), "a has no NUMA node 2 (it has: 0, 1)"),
         (Demand(1, Target("c", 0)), "c has no NUMA node 0 (it has: none are known)"),
-        (Demand(0, Target("zz")), "there is no node 'zz'"),
+        (Demand(0, Target("zz")), "there is no node 'zz' (nodes: a, b, c)"),
         (Demand(6), None),
         (Demand(7), "asks for 7 cores, the largest node has 6"),
         (Demand(0), None),
@@ -305,7 +302,7 @@ def test_what_can_never_run(demand: Demand, words: str | None) -> None:
 
 
 def test_without_nodes_nothing_can_run() -> None:
-    assert Scheduler().impossible(Demand(1)) == "asks for 1 cores, the largest node has 0"
+    assert Scheduler().impossible(Demand(1)) == "asks for 1 core, the largest node has 0"
 
 
 def test_what_a_task_waits_for_in_words() -> None:
@@ -313,7 +310,7 @@ def test_what_a_task_waits_for_in_words() -> None:
     scheduler.hold(1, "n", [0, 1, 2])
     for task_id, demand in enumerate([Demand(2), Demand(2, Target("n")), Demand(1, Target("x"))]):
         scheduler.enqueue(10 + task_id, demand)
-    assert scheduler.waits_for(10) == "waits for a node with 2 free cores"
+    assert scheduler.waits_for(10) == "waits for a node with 2 cores free"
     assert scheduler.waits_for(11) == "waits for 2 cores on n (1 free)"
     assert scheduler.waits_for(12) == "waits for x to take tasks"
 
