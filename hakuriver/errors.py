@@ -9,7 +9,7 @@ becomes at the command line (``exit_code``). The closest builtin is the second p
     ├── Unauthorized (PermissionError)      missing or wrong token: 401
     ├── NotFound (LookupError)              no such task, node or path: 404
     ├── Conflict                            not possible in the present state: 409
-    ├── SubmissionRefused                   no task was created; has every reason
+    ├── SubmissionRefused                   targets got no task; has every reason
     ├── NodeOffline                         the node that would have to answer is away: 503
     ├── HostUnreachable (ConnectionError)   nobody answers at the host's address
     ├── HostFault                           the host answered with something unexpected
@@ -76,7 +76,7 @@ class Conflict(HakuRiverError):  # noqa: N818
 
 
 class SubmissionRefused(HakuRiverError):  # noqa: N818
-    """No task was created; ``failed_targets`` holds every target with its reason."""
+    """Targets got no task; ``failed_targets`` holds each of them with its reason."""
 
     http_status = 503
 

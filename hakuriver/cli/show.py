@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.tables import Table
 from hakuriver.client.outcome import cause
+from hakuriver.model.cpulist import format_cpulist
+from hakuriver.model.needs import WORDS, lacks_of
 from hakuriver.model.quantities import format_duration, format_memory
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import TaskResult, from_iso
@@ -141,7 +143,7 @@ def health_table(nodes: Iterable[HealthView]) -> Table:
                     format_memory(numa.memory_bytes),
                     f"{share:.1f}" if use else _NOT_KNOWN,
                     "",
-                    core_list(numa.cores),
+                    format_cpulist(numa.cores),
                 )
             )
     return Table(head, tuple(rows), frozenset({2, 3, 4, 5, 6}))
@@ -149,25 +151,7 @@ def health_table(nodes: Iterable[HealthView]) -> Table:
 
 def missing_capabilities(capabilities: Capabilities) -> list[str]:
     """Return what a node cannot enforce, each with the reason."""
-    reasons = {
-        "memory limit": capabilities.memory_limit,
-        "time limit": capabilities.time_limit,
-        "NUMA binding": capabilities.numa_binding,
-        "private network": capabilities.private_network,
-        "private process table": capabilities.private_pid,
-    }
-    return [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-
-
-def core_list(cores: Iterable[int]) -> str:
-    """Return CPU numbers with ranges: ``0-3,8``."""
-    ranges: list[list[int]] = []
-    for core in sorted(cores):
-        if ranges and core == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [core]
-        else:
-            ranges.append([core])
-    return ",".join("-".join(map(str, each)) for each in ranges)
+    return [f"{WORDS[name]}: {reason}" for name, reason in lacks_of(capabilities).items()]
 
 
 def command_line(task: TaskView) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from hakuriver.model.cpulist import parse_cpulist
 from hakuriver.model.nodes import Metrics, NumaNode, NumaUse
-from hakuriver.runner.numa import parse_cpulist, read_meminfo
+from hakuriver.runner.numa import read_meminfo
 from hakuriver.runner.probe import SYSFS
 
 if TYPE_CHECKING:

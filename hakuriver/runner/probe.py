@@ -11,10 +11,11 @@ import psutil
 
 from hakuriver._version import __version__
 from hakuriver.errors import ConfigError, InvalidRequest
+from hakuriver.model.cpulist import format_cpulist, parse_cpulist
 from hakuriver.model.nodes import Capabilities, NodeInfo
 from hakuriver.model.quantities import parse_memory
 from hakuriver.runner.launchers.child import set_memory_policy
-from hakuriver.runner.numa import format_cpulist, parse_cpulist, read_topology
+from hakuriver.runner.numa import read_topology
 
 if TYPE_CHECKING:
     from hakuriver.config import Config

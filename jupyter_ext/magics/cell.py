@@ -155,7 +155,8 @@ class Cell:
             raise error
         more: list[str] = []
         if isinstance(error, SubmissionRefused):
-            more = _reasons(error.failed_targets)
+            reasons = _reasons(error.failed_targets)
+            more = [line for line in reasons if line.strip() not in str(error)]
         if self._feed.future is not None:
             ids = " ".join(task.task_id for task in tasks_of(self._feed.future))
             more.append(f"it goes on without this cell; see %hakuriver status {ids}")

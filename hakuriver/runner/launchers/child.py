@@ -101,12 +101,21 @@ def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
             os.execve(path.encode(), arguments, variables)  # noqa: S606 - no shell is the point
         except (FileNotFoundError, NotADirectoryError):
             if os.path.isfile(path):  # noqa: PTH113
-                fault = StartFault(f"the interpreter or loader that {path} names is missing", 127)
+                fault = StartFault(f"{path} needs {_interpreter(path)}, which is missing", 127)
         except PermissionError:
             fault = StartFault(f"not executable: {path}", 126)
         except OSError as error:
             raise _exec_fault(path, error) from None
     raise fault
+
+
+def _interpreter(path: str) -> str:
+    """Return what the first line of a script names, else words for a program's loader."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        first = file.readline(256)
+    if not first.startswith(b"#!"):
+        return "a loader"
+    return (first[2:].split() or [b"an interpreter"])[0].decode(errors="replace")
 
 
 def _exec_fault(path: str, error: OSError) -> StartFault:

@@ -4,7 +4,6 @@ import msgspec
 import pytest
 
 from hakuriver.cli.show import (
-    core_list,
     health_table,
     missing_capabilities,
     node_table,
@@ -90,7 +89,7 @@ def test_health_shows_the_use_of_nodes_and_their_parts() -> None:
     assert rows[0] == ("n1", "online", "12.3", "1 GiB", "2 GiB", "50.0", "0.50", "")
     assert rows[1] == ("n1:2", "", "99.0", "512 MiB", "1 GiB", "50.0", "", "0,2-3")
     assert rows[2][:4] == ("n1:10", "", "N/A", "N/A")
-    assert missing_capabilities(health.capabilities) == ["private process table: no systemd here"]
+    assert missing_capabilities(health.capabilities) == ["private process ids: no systemd here"]
     bare = msgspec.structs.replace(health, numa={})
     assert health_table([bare]).rows[0][-1] == "NUMA N/A"
 
@@ -137,8 +136,3 @@ def test_a_running_task_shows_its_time_so_far() -> None:
 )
 def test_a_state_in_words(status: str, changes: dict[str, object], words: str) -> None:
     assert state_words(make_view("1", status, **changes)) == words
-
-
-def test_core_numbers_are_ranges() -> None:
-    assert core_list([]) == ""
-    assert core_list([3, 1, 2, 8, 10, 11]) == "1-3,8,10-11"
