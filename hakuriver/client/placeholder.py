@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from hakuriver.model.targets import Target
 from hakuriver.model.tasks import TaskState
-from hakuriver.model.views import SubmitReply, TaskView, to_iso
+from hakuriver.model.views import MASK, SubmitReply, TaskView, to_iso
 
 if TYPE_CHECKING:
     from hakuriver.model.submission import SubmitRequest
-
-_MASK = "***"
 
 
 def pending_views(request: SubmitRequest, reply: SubmitReply) -> list[TaskView]:
@@ -48,7 +46,7 @@ def _pending(
         rev=0,
         command=request.command or "",
         arguments=request.arguments,
-        env_vars=dict.fromkeys(request.env_vars, _MASK),
+        env_vars=dict.fromkeys(request.env_vars, MASK),
         required_cores=request.required_cores,
         required_memory_bytes=request.required_memory_bytes,
         status=TaskState.PENDING,

@@ -246,8 +246,9 @@ class Cluster:
     def _send_launch(self, launch: Launch) -> None:
         record = self.tasks.get(launch.task_id)
         # A node that is linked but not online yet gets it at the end of its exchange.
-        if record is not None and self.nodes.is_online(record.node):
-            self.nodes.send(record.node, launch)
+        link = None if record is None else self.nodes.online_link(record.node)
+        if link is not None:
+            link.send(launch)
 
     def _replace(self, record: TaskRecord) -> None:
         """Let `record` be the task's present state, and tell everybody."""

@@ -15,7 +15,7 @@ from hakuriver.model.views import LogEndView, LogLine
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from hakuriver.host.nodes import Node
+    from hakuriver.host.nodes import Link
     from hakuriver.host.records import TaskRecord
     from hakuriver.host.services import Services
 
@@ -31,11 +31,10 @@ async def follow(services: Services, request: LogOpen) -> AsyncGenerator[bytes, 
     """
     cutter = Cutter(request.offset)
     while True:
-        node = await _node_of(services, request.task_id)
-        if node is None:
+        link = await _link_to(services, request.task_id)
+        if link is None:
             break
-        assert node.link is not None  # noqa: S101 - `_node_of` has just seen it
-        with services.subscriptions.subscribe(node.link, request) as subscription:
+        with services.subscriptions.subscribe(link, request) as subscription:
             try:
                 opened = await subscription.opened()
                 request = msgspec.structs.replace(request, tail=None)
@@ -68,7 +67,7 @@ async def _relay(subscription: Subscription, cutter: Cutter) -> AsyncGenerator[b
             return
 
 
-async def _node_of(services: Services, task_id: int) -> Node | None:
+async def _link_to(services: Services, task_id: int) -> Link | None:
     """Wait until a task runs or ran on an online node; None if it never did, or that is away."""
     cluster = services.cluster
     while True:
@@ -81,9 +80,9 @@ async def _node_of(services: Services, task_id: int) -> Node | None:
             await task_moved.wait()
             continue
         node_moved = cluster.nodes.moved.next(record.node or "")
-        node = cluster.nodes.find(record.node)
-        if node is not None and node.online and node.link is not None:
-            return node
+        link = cluster.nodes.online_link(record.node)
+        if link is not None:
+            return link
         limit = _NODE_SECONDS if record.is_final else None
         if not await either(task_moved, node_moved, seconds=limit):
             return None

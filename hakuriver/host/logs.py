@@ -6,19 +6,21 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from hakuriver.errors import Conflict
 from hakuriver.model.messages import (
     LogChunk,
     LogClose,
     LogCredit,
     LogEnd,
-    LogOpen,
     LogOpened,
     LogReset,
 )
 
 if TYPE_CHECKING:
     from hakuriver.host.nodes import Link
+    from hakuriver.model.messages import LogOpen
 
 LogMessage = LogOpened | LogChunk | LogReset | LogEnd
 
@@ -59,7 +61,7 @@ class Subscription:
         return message
 
     async def next(self) -> LogChunk | LogReset | LogEnd:
-        """Return what comes next, and grant the sender as much more; raise `LinkBroken`."""
+        """Return what comes next; raise `LinkBroken`. `consumed` lets the sender go on."""
         message = await self._queue.get()
         if message is None or isinstance(message, LogOpened):
             raise LinkBroken
@@ -86,17 +88,7 @@ class Subscriptions:
         number = next(self._numbers)
         subscription = Subscription(self, link, number)
         self._open[link, number] = subscription
-        link.send(
-            LogOpen(
-                subscription=number,
-                task_id=request.task_id,
-                stream=request.stream,
-                offset=request.offset,
-                tail=request.tail,
-                limit=request.limit,
-                follow=request.follow,
-            )
-        )
+        link.send(msgspec.structs.replace(request, subscription=number))
         return subscription
 
     def deliver(self, link: Link, message: LogMessage) -> None:

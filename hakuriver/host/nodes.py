@@ -87,10 +87,10 @@ class Nodes:
         node = self.find(name)
         return node is not None and node.link is link
 
-    def is_online(self, name: str | None) -> bool:
-        """Whether a node is linked and its exchange has ended."""
+    def online_link(self, name: str | None) -> Link | None:
+        """Return the link of a node whose exchange has ended, None if there is none."""
         node = self.find(name)
-        return node is not None and node.online
+        return node.link if node is not None and node.online else None
 
     async def admit(self, name: str, hello: Hello, link: Link) -> None:
         """Take in a runner's machine; tasks may start there only after `open`."""

@@ -6,9 +6,7 @@ import msgspec
 
 from hakuriver.model.nodes import NodeInfo
 from hakuriver.model.tasks import FINAL, Placement, TaskSpec, TaskState
-from hakuriver.model.views import TaskView, to_iso
-
-MASK = "***"
+from hakuriver.model.views import MASK, TaskView, to_iso
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):

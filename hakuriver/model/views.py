@@ -12,6 +12,9 @@ import msgspec
 from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
 from hakuriver.model.tasks import TaskState
 
+#: Stands for each value of a task's environment in every view.
+MASK = "***"
+
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """A task as everybody may see it: the values of its environment are masked."""

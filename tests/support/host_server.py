@@ -154,9 +154,9 @@ class Server:
         await wire.hear_a(Welcome)
         await wire.say(*told, KnownEnd(), Heartbeat(metrics=Metrics(cpu_percent=5.0)))
         async with asyncio.timeout(_SECONDS):
-            while not self.world.cluster.nodes.is_online(name):
+            while not self.world.cluster.nodes.online_link(name):
                 moved = self.world.cluster.nodes.moved.next(name)
-                if not self.world.cluster.nodes.is_online(name):
+                if not self.world.cluster.nodes.online_link(name):
                     await moved.wait()
         return wire
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
 from hakuriver.errors import HakuRiverError, InvalidRequest, SubmissionRefused
@@ -49,14 +49,18 @@ class ApiHandler(RequestHandler):
     def prepare(self) -> None:
         """Check host name, token and content type before anything is done."""
         self._gone = asyncio.get_running_loop().create_future()
-        connection = self.request.connection
-        if isinstance(connection, HTTP1Connection) and connection.stream is not None:
+        if self._socket is not None:
             # Small answers and log lines go out at once instead of waiting for one another.
-            connection.stream.set_nodelay(True)
+            self._socket.set_nodelay(True)
         self.check_page()
         self.owner = self.authenticate()
         if self.request.method == "POST":
             self._check_body()
+
+    @property
+    def _socket(self) -> IOStream | None:
+        connection = self.request.connection
+        return connection.stream if isinstance(connection, HTTP1Connection) else None
 
     def check_page(self) -> None:
         """Refuse what a page of another site made a browser send."""
@@ -82,9 +86,8 @@ class ApiHandler(RequestHandler):
 
     def cut(self) -> None:
         """Close the connection in the midst of an answer: the rest of it cannot be had."""
-        connection = self.request.connection
-        if isinstance(connection, HTTP1Connection) and connection.stream is not None:
-            connection.stream.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def argument(self, name: str) -> str | None:
         """Return a query argument, None if it is not given or empty."""

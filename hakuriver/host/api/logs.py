@@ -108,9 +108,9 @@ class Log(ApiHandler):
         return msgspec.structs.replace(request, offset=start, limit=end - start + 1)
 
     def _open(self, record: TaskRecord, request: LogOpen) -> Source:
-        node = self.services.cluster.nodes.find(record.node)
-        if node is not None and node.link is not None and node.online:
-            return self.services.subscriptions.subscribe(node.link, request)
+        link = self.services.cluster.nodes.online_link(record.node)
+        if link is not None:
+            return self.services.subscriptions.subscribe(link, request)
         local = shared_log(self.services.config, request)
         if local is None:
             raise NodeOffline(f"{record.node} is offline; its logs can be read when it is back")

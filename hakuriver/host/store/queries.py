@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from peewee import fn
 
-from hakuriver.host.records import MASK, NodeRecord, TaskRecord
+from hakuriver.host.records import NodeRecord, TaskRecord
 from hakuriver.host.store.models import Batch, Meta, Node, Task
 from hakuriver.model.nodes import NodeInfo
 from hakuriver.model.tasks import FINAL, Placement, TaskSpec, TaskState, sources_of
+from hakuriver.model.views import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

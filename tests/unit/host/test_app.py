@@ -369,7 +369,7 @@ async def test_the_log_of_a_node_that_is_away_can_be_read_later(server: Server) 
     (task_id,) = await server.submitted()
     await server.world.start(task_id)
     server.wires[0].socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     response = await server.ask(f"/task/{task_id}/stdout")
     assert response.code == 503
     assert "n is offline" in detail(response)

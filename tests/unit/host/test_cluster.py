@@ -255,7 +255,7 @@ async def test_queue_and_accounting_are_the_same_after_a_restart(tmp_path: Path)
         await world.start(tasks[0])
     async with open_world(path) as world:
         assert world.free() == {2}
-        assert not world.cluster.nodes.is_online("n")
+        assert not world.cluster.nodes.online_link("n")
         assert [world.cluster.scheduler.position(task) for task in (big, last)] == [0, 1]
         fresh = world.cluster.ids.next()
         assert fresh > last

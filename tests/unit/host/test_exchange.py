@@ -52,7 +52,7 @@ async def test_a_second_runner_of_a_name_is_refused_while_the_first_answers(worl
     _, refusal = await world.link("n", uid="second")
     assert refusal is not None
     assert "runner.name" in refusal.reason
-    assert world.cluster.nodes.is_online("n")
+    assert world.cluster.nodes.online_link("n")
     await world.leave("n")
     await world.join("n", uid="second")
 
@@ -63,7 +63,7 @@ async def test_the_same_runner_replaces_its_own_link(world: World) -> None:
     # Word that the old link has closed comes late, and closes nothing.
     world.detach("n", old)
     await world.settle()
-    assert world.cluster.nodes.is_online("n")
+    assert world.cluster.nodes.online_link("n")
 
 
 # -- nothing starts before the exchange has ended -----------------------------------------
@@ -103,7 +103,7 @@ async def test_a_link_that_breaks_during_its_exchange_opens_nothing(world: World
     world.detach("n", link)
     await told
     await world.settle()
-    assert not world.cluster.nodes.is_online("n")
+    assert not world.cluster.nodes.online_link("n")
     assert not link.of(Launch)
 
 
@@ -112,9 +112,9 @@ async def test_a_link_that_is_replaced_during_its_exchange_opens_nothing(world: 
     told = asyncio.ensure_future(exchange.reconcile(world.cluster, "n", old, []))
     new, _ = await world.link("n")
     await told
-    assert not world.cluster.nodes.is_online("n")
+    assert not world.cluster.nodes.online_link("n")
     await world.exchange("n")
-    assert world.cluster.nodes.is_online("n")
+    assert world.cluster.nodes.online_link("n")
     assert new.broken is None
 
 

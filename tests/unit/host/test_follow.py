@@ -143,7 +143,7 @@ async def test_a_log_goes_on_where_it_was_when_its_node_is_back(server: Server) 
     await wire.say(LogChunk(subscription=log, offset=0, data=b"abc\xe2\x82"))
     await follower.has(b"abc")
     wire.socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     wire = await server.join(told=[known(await server.world.record(task_id), at=1.0)])
     request = await opened(wire, offset=3)
     assert (request.offset, request.tail, request.follow) == (3, None, True)
@@ -164,7 +164,7 @@ async def test_a_tail_stays_a_tail_when_the_link_breaks_before_it_is_opened(
     follower = Follower(server, task_id, tail=2)
     assert (await wire.hear_a(LogOpen)).tail == 2
     wire.socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     wire = await server.join(told=[known(await server.world.record(task_id), at=1.0)])
     assert (await wire.hear_a(LogOpen)).tail == 2
     await follower.stop()
@@ -193,7 +193,7 @@ async def test_the_log_of_a_task_whose_node_stays_away_ends_without_it(
     await wire.say(completed(task_id))
     await until(lambda: task_id not in server.world.cluster.tasks)
     wire.socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     assert await Follower(server, task_id).end() == {"status": "completed", "size": 0}
 
 
@@ -203,7 +203,7 @@ async def test_a_lost_task_is_told_as_such(server: Server, monkeypatch: pytest.M
     follower = Follower(server, task_id)
     await opened(wire)
     wire.socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     await server.world.settle()
     # It waits for the node now, with no word of the link's end left to wake it.
     await until(lambda: "n" in server.world.cluster.nodes.moved._events)
@@ -256,7 +256,7 @@ async def test_the_log_of_what_ended_unheard_can_be_followed(server: Server) -> 
     (task_id,) = await server.submitted()
     record = await server.world.record(task_id)
     wire.socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     follower = Follower(server, task_id)
     end = Exit(status=TaskState.COMPLETED, exit_code=0, completed_at=2.0)
     wire = await server.wire()

@@ -64,9 +64,9 @@ async def test_a_runner_is_welcomed_and_online_after_its_exchange(server: Server
     welcome = await wire.hear_a(Welcome)
     assert welcome.cluster_id == server.world.store.cluster_id
     assert welcome.heartbeat_interval == CONFIG.timing.heartbeat_interval
-    assert not server.world.cluster.nodes.is_online("n")
+    assert not server.world.cluster.nodes.online_link("n")
     await wire.say(KnownEnd())
-    await until(lambda: server.world.cluster.nodes.is_online("n"))
+    await until(lambda: server.world.cluster.nodes.online_link("n"))
 
 
 async def test_whoever_is_refused_hears_why_and_is_cut_off(server: Server) -> None:
@@ -83,7 +83,7 @@ async def test_the_same_runner_anew_takes_the_place_of_its_old_link(server: Serv
     await server.join()
     assert await old.closed() == 1001
     await server.world.settle()
-    assert server.world.cluster.nodes.is_online("n")
+    assert server.world.cluster.nodes.online_link("n")
 
 
 async def test_a_broken_link_shows_as_offline_at_once(server: Server) -> None:
@@ -92,7 +92,7 @@ async def test_a_broken_link_shows_as_offline_at_once(server: Server) -> None:
     assert protocol is not None
     assert protocol.stream is not None
     protocol.stream.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"), timeout=1.5)
+    await until(lambda: not server.world.cluster.nodes.online_link("n"), timeout=1.5)
 
 
 async def test_nothing_is_believed_before_hello(server: Server) -> None:
@@ -128,7 +128,7 @@ async def test_what_is_no_message_closes_the_link(
     wire = await (server.join() if welcomed else server.wire())
     await wire.socket.write_message(frame, binary=isinstance(frame, bytes))
     assert await wire.closed() == 1002
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     assert "Traceback" not in caplog.text
     assert "sent what is no message" in caplog.text
 
@@ -138,7 +138,7 @@ async def test_another_hello_on_the_same_link_does_no_harm(server: Server) -> No
     await wire.say(hello(), KnownEnd())
     await wire.closed()
     await server.world.settle()
-    assert not server.world.cluster.nodes.is_online("n")
+    assert not server.world.cluster.nodes.online_link("n")
     await server.join()
 
 
@@ -163,7 +163,7 @@ async def test_an_end_right_after_the_exchange_keeps_its_start(server: Server) -
     ids = await server.submitted(targets=["n"] * 8)
     records = [await server.world.record(task_id) for task_id in ids]
     server.wires[0].socket.close()
-    await until(lambda: not server.world.cluster.nodes.is_online("n"))
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
     wire = await server.wire()
     await wire.say(hello(node_info(range(8))))
     await wire.hear_a(Welcome)

@@ -9,9 +9,10 @@ import peewee
 import pytest
 
 from hakuriver.errors import StoreError
-from hakuriver.host.records import MASK, NodeRecord, TaskRecord
+from hakuriver.host.records import NodeRecord, TaskRecord
 from hakuriver.host.store import Store, queries
 from hakuriver.model.tasks import FINAL, LEGAL, TaskSpec, TaskState
+from hakuriver.model.views import MASK
 from support.host_rows import records, statement
 from support.host_world import node_info
 
