@@ -1,5 +1,6 @@
 # make demo    runs the quickstart notebook on an embedded cluster of two nodes
 # make test    installs what the tests need and passes them all
+# make bench   measures speed and memory on a cluster of its own (BENCH_OPTIONS="--only one")
 # make lint    formats, lints and checks types and imports, changing nothing
 # make clean   removes what the others made
 
@@ -12,7 +13,7 @@ BEGIN  := $(shell date +%s)
 # Each suite has so many seconds; then it is interrupted, so that it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
@@ -21,6 +22,9 @@ test: $(VENV)/.test
 	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
 	$(call suite,600) tests/integration $(PYTEST_OPTIONS)
 	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
+
+bench: $(VENV)/.test
+	$(BIN)/python -m tests.benchmarks $(BENCH_OPTIONS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

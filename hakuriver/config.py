@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Days = Annotated[float, Meta(ge=0, le=36500)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +48,9 @@ class Paths(_Section, frozen=True):
     shared_dir: str = ""
     local_temp_dir: str = ""
     state_dir: str = ""
+    numactl_path: str = ""
+    host_log_file: str = ""
+    runner_log_file: str = ""
 
 
 class Database(_Section, frozen=True):
@@ -84,6 +88,19 @@ class Security(_Section, frozen=True):
     tokens: dict[str, str] = {}
 
 
+class Retention(_Section, frozen=True):
+    """For how many days ended tasks, and their logs, are kept; 0 keeps them for ever."""
+
+    keep_tasks_days: Days = 90.0
+    keep_logs_days: Days = 30.0
+
+    @property
+    def log_days(self) -> float:
+        """For how many days logs are kept: they go with their task at the latest; 0 for ever."""
+        kept = [days for days in (self.keep_logs_days, self.keep_tasks_days) if days]
+        return min(kept, default=0.0)
+
+
 class Config(_Section, frozen=True):
     """All settings, a section each."""
 
@@ -93,6 +110,7 @@ class Config(_Section, frozen=True):
     timing: Timing = Timing()
     runner: Runner = Runner()
     security: Security = Security()
+    retention: Retention = Retention()
 
     @property
     def state_dir(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,8 +50,10 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     try:
         yield make
     finally:
-        for cluster in made:
-            cluster.stop()
+        # All are stopped, whatever one of them has to complain of.
+        with ExitStack() as stopping:
+            for cluster in made:
+                stopping.callback(cluster.stop)
     for cluster in made:
         cluster.check_logs()
 

@@ -1,4 +1,4 @@
-"""What all commands share: their common options, their logging, and how they fail.
+"""What all commands share: their common options, their configuration, and how they fail.
 
 A command that fails says one line on stderr (what, where, how to mend it) and exits non-zero;
 a traceback is for faults of ours alone, and goes to the log.
@@ -6,19 +6,25 @@ a traceback is for faults of ours alone, and goes to the log.
 
 from __future__ import annotations
 
-import logging
+import os
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hakuriver._version import __version__
 from hakuriver.cli.tables import printable
+from hakuriver.config import find_config, load_config
 from hakuriver.errors import HakuRiverError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    from hakuriver.config import Config
+
+_OTHERS = 0o044
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +33,26 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"hakuriver-jupyter {__version__}")
 
 
-def log_to_stderr() -> None:
-    """Let a daemon's log go to stderr, where systemd and `hakuriver up` collect it."""
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr)
+def settings(name: str, explicit: str | None) -> Config:
+    """Return the settings that hold; warn on stderr if others can read their secrets."""
+    config = load_config(explicit)
+    path = find_config(explicit, os.environ)
+    security = config.security
+    secret = security.runner_secret or security.runner_token or security.tokens
+    if path is not None and secret and os.name == "posix" and path.stat().st_mode & _OTHERS:
+        tell(name, f"others can read the secrets in {path}: chmod 600 {shlex.quote(str(path))}")
+    return config
+
+
+def print_json(value: object) -> None:
+    """Print `value` as JSON, indented for people."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    sys.stdout.buffer.write(text + b"\n")
+
+
+def tell(name: str, message: str) -> None:
+    """Say one line on stderr; whatever it quotes cannot write on the terminal."""
+    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def run(name: str, command: Callable[[], int]) -> int:
@@ -37,9 +60,7 @@ def run(name: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except HakuRiverError as error:
-        # What a host said must not write on the terminal.
-        message = printable(" ".join(str(error).split()))
-        print(f"{name}: {message}", file=sys.stderr)
+        tell(name, str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130

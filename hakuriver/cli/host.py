@@ -7,16 +7,18 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, log_to_stderr, run
-from hakuriver.config import load_config
+from hakuriver.cli.common import add_common_options, run, settings
+from hakuriver.cli.logfile import logging_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_NAME = "hakuriver.host"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the host until it is told to stop; return the exit code."""
-    parser = argparse.ArgumentParser("hakuriver.host", description="Run the cluster's host.")
+    parser = argparse.ArgumentParser(_NAME, description="Run the cluster's host.")
     add_common_options(parser)
     parser.add_argument(
         "--ready-fd",
@@ -30,15 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported here: usage errors and --help need no server.
         from hakuriver.host.main import serve  # noqa: PLC0415
 
-        config = load_config(arguments.config)
-        log_to_stderr()
+        config = settings(_NAME, arguments.config)
 
         def listening(_address: str, port: int) -> None:
             if arguments.ready_fd is not None:
                 with os.fdopen(arguments.ready_fd, "w") as ready:
                     ready.write(f"{port}\n")
 
-        asyncio.run(serve(config, listening=listening))
+        with logging_to(config.paths.host_log_file, key="paths.host_log_file"):
+            asyncio.run(serve(config, listening=listening))
         return 0
 
-    return run("hakuriver.host", command)
+    return run(_NAME, command)

@@ -30,6 +30,9 @@ host_reachable_address = "127.0.0.1"  # where clients and runners find the host
 # shared_dir = ""                     # a folder at the same path on all machines, for logs
 # local_temp_dir = ""                 # fast local disk, given to tasks
 # state_dir = ""                      # default: hakuriver in the user's state folder
+# numactl_path = ""                   # default: numactl from PATH, else none is needed
+# host_log_file = ""                  # the log goes here as well as to stderr
+# runner_log_file = ""
 
 [database]
 # db_file = ""                        # default: host/hakuriver.db in the state folder
@@ -46,6 +49,10 @@ launcher = "process"                  # how tasks are started
 # cpus = ""                           # such as "0-7"; default: all
 # memory = ""                         # such as "64G"; default: all
 # python = ""                         # the Python that runs cells; default: the runner's own
+
+[retention]
+# keep_tasks_days = 90                # ended tasks; 0 keeps them for ever
+# keep_logs_days = 30                 # and their logs
 
 [security]
 # auth = "token"                      # "none" is allowed on loopback only
@@ -75,11 +82,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_config(path: Path) -> bool:
-    """Write a file with fresh secrets, readable by its owner alone; False if there is one.
+    """Write a file with fresh secrets; False if there is one. See `write_new`."""
+    text = _TEMPLATE.format(runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32))
+    return write_new(path, text)
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Write a configuration file that its owner alone can read; False if there is one.
 
     The file appears whole or not at all, and an existing one is never touched.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
-    text = _TEMPLATE.format(runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         make_private(path.parent)

@@ -68,6 +68,9 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
         "--private-network", action="store_true", help="no network but a loopback of its own"
     )
     group.add_argument("--private-pid", action="store_true", help="a process table of its own")
+    group.add_argument(
+        "--no-queue", action="store_true", help="refuse a task that cannot start at once"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +86,13 @@ class SubmitOptions:
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     private_network: bool = False
     private_pid: bool = False
+    queue: bool = True
 
     @classmethod
     def from_namespace(
         cls, namespace: argparse.Namespace, environ: Mapping[str, str]
     ) -> SubmitOptions:
-        """Return the options in a parsed `namespace`; `environ` has the values of ``--env K``.
-
-        Raises:
-            InvalidRequest: a variable is not set here, or a file cannot be used; names which.
-        """
-        env: dict[str, str] = {}
-        for path in namespace.env_file:
-            env.update(read_env_file(Path(path)))
-        for name, value in namespace.env:
-            if value is None and name not in environ:
-                raise InvalidRequest("--env", f"{name} is not set here (write {name}=VALUE)")
-            env[name] = environ[name] if value is None else value
+        """Return the options in a parsed `namespace`; raise `InvalidRequest` as `read_env` does."""
         return cls(
             targets=tuple(namespace.target),
             cores=namespace.cores,
@@ -107,9 +100,10 @@ class SubmitOptions:
             time_limit=namespace.time_limit,
             workdir=namespace.workdir,
             name=namespace.name,
-            env=env,
+            env=read_env(namespace, environ),
             private_network=namespace.private_network,
             private_pid=namespace.private_pid,
+            queue=not namespace.no_queue,
         )
 
     def as_arguments(self) -> dict[str, Any]:
@@ -126,12 +120,29 @@ class SubmitOptions:
             "env": self.env,
             "private_network": self.private_network,
             "private_pid": self.private_pid,
+            "queue": self.queue,
         }
         if len(self.targets) > 1:
             arguments["targets"] = self.targets
         elif self.targets:
             arguments["target"] = self.targets[0]
         return arguments
+
+
+def read_env(namespace: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what ``--env-file`` and ``--env`` say; `environ` has the values of ``--env K``.
+
+    Raises:
+        InvalidRequest: a variable is not set here, or a file cannot be used; names which.
+    """
+    env: dict[str, str] = {}
+    for path in namespace.env_file:
+        env.update(read_env_file(Path(path)))
+    for name, value in namespace.env:
+        if value is None and name not in environ:
+            raise InvalidRequest("--env", f"{name} is not set here (write {name}=VALUE)")
+        env[name] = environ[name] if value is None else value
+    return env
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -178,6 +189,8 @@ def _checked(parse: Callable[[str], _T], text: str) -> _T:
 
 
 def _target(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; leave it out to let the scheduler pick")
     return str(_checked(Target.parse, text))
 
 
@@ -204,7 +217,14 @@ def _workdir(text: str) -> str:
 def _name(text: str) -> str:
     if len(text) > _MAX_NAME:
         raise argparse.ArgumentTypeError(f"is longer than {_MAX_NAME} characters")
+    if not is_unicode(text):
+        raise argparse.ArgumentTypeError("is not valid Unicode")
     return text
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether `text` has no bytes in it that are no UTF-8."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _variable(text: str) -> tuple[str, str | None]:

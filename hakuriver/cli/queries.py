@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, cast
 
-import msgspec
-
+from hakuriver.cli.arguments import NAME
+from hakuriver.cli.common import print_json, tell
 from hakuriver.cli.show import (
     health_table,
     missing_capabilities,
@@ -14,7 +14,7 @@ from hakuriver.cli.show import (
     status_table,
     task_table,
 )
-from hakuriver.cli.tables import show
+from hakuriver.cli.tables import printable, show
 from hakuriver.client.logs import follow_bytes, read_bytes
 from hakuriver.client.portal import Drain
 from hakuriver.model.views import TaskList
@@ -22,14 +22,9 @@ from hakuriver.model.views import TaskList
 if TYPE_CHECKING:
     import argparse
 
+    from hakuriver.client.cluster import TaskFilters
     from hakuriver.client.sync import Client
     from hakuriver.model.messages import Stream
-
-
-def print_json(value: object) -> None:
-    """Print `value` as JSON, indented for people."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.buffer.write(text + b"\n")
 
 
 def list_nodes(client: Client, options: argparse.Namespace) -> int:
@@ -48,7 +43,7 @@ def health(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         print_json({"nodes": nodes})
         return 0
-    show(health_table(nodes))
+    show(health_table(nodes, client.nodes()))
     for node in nodes:
         for missing in missing_capabilities(node.capabilities):
             print(f"{node.hostname} ({node.launcher}) does not enforce: {missing}")
@@ -57,18 +52,27 @@ def health(client: Client, options: argparse.Namespace) -> int:
 
 def list_tasks(client: Client, options: argparse.Namespace) -> int:
     """Show the newest tasks that fit the filters."""
-    page = client.tasks(
-        state=options.state,
-        node=options.node,
-        batch=options.batch,
-        name=options.name or None,
-        limit=options.limit,
-    )
+    page = client.tasks(**filters_of(options))
     if options.json:
         print_json(TaskList(list(page), page.next_before))
-    else:
-        show(task_table(page))
+        return 0
+    show(task_table(page))
+    if page.next_before is not None:
+        tell(NAME, f"there are more; go on with --before {page.next_before}")
     return 0
+
+
+def filters_of(options: argparse.Namespace) -> TaskFilters:
+    """Return which tasks are wanted."""
+    return {
+        "state": options.state,
+        "node": options.node,
+        "batch": options.batch,
+        "name": options.name or None,
+        "mine": options.mine,
+        "limit": options.limit,
+        "before": options.before,
+    }
 
 
 def status(client: Client, options: argparse.Namespace) -> int:
@@ -99,9 +103,49 @@ def logs(client: Client, options: argparse.Namespace) -> int:
 
 def kill(client: Client, options: argparse.Namespace) -> int:
     """Ask for a task's end."""
-    message = client.kill(options.kill)
+    return _done(client.kill(options.kill), options)
+
+
+def kill_batch(client: Client, options: argparse.Namespace) -> int:
+    """Ask for the end of all tasks of a submission; tell each."""
+    reply = client.kill_batch(options.kill_batch)
+    if options.json:
+        print_json(reply)
+        return 0
+    print(printable(reply.message))
+    for task_id in reply.task_ids:
+        print(f"task {task_id} will end")
+    return 0
+
+
+def drain(client: Client, options: argparse.Namespace) -> int:
+    """Give a node no new tasks."""
+    node = client.drain(options.drain)
+    if options.json:
+        print_json(node)
+        return 0
+    print(f"{node.hostname} gets no new tasks; {node.cores_in_use} of its cores are in use")
+    return 0
+
+
+def resume(client: Client, options: argparse.Namespace) -> int:
+    """Give a node tasks again."""
+    node = client.resume(options.resume)
+    if options.json:
+        print_json(node)
+        return 0
+    print(f"{node.hostname} gets new tasks again")
+    return 0
+
+
+def forget(client: Client, options: argparse.Namespace) -> int:
+    """Remove a node that is offline."""
+    return _done(client.forget(options.forget), options)
+
+
+def _done(message: str, options: argparse.Namespace) -> int:
     if options.json:
         print_json({"message": message})
     else:
-        print(message)
+        print(printable(message))
     return 0

@@ -7,16 +7,37 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, log_to_stderr, run
-from hakuriver.config import load_config
+from hakuriver.cli.common import add_common_options, run, settings
+from hakuriver.cli.logfile import logging_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_NAME = "hakuriver.runner"
+_SYSFS = Path("/sys")
+_TOGETHER = "--join, --name and --token go together (`hakuriver token` on the host's machine)"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the runner until it is told to stop; return the exit code."""
-    parser = argparse.ArgumentParser("hakuriver.runner", description="Run this machine's runner.")
+    """Run the runner until it is told to stop; return the exit code.
+
+    With ``--join`` the machine becomes a node first; see `hakuriver.cli.joining`.
+    """
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    joining = {name: getattr(arguments, name) for name in ("join", "name", "token")}
+    if any(value is not None for value in joining.values()):
+        missing = [f"--{name}" for name, value in joining.items() if value is None]
+        if missing:
+            parser.error(f"{' and '.join(missing)} missing: {_TOGETHER}")
+    elif arguments.shared_dir is not None:
+        parser.error("--shared-dir goes with --join")
+    return run(_NAME, lambda: _serve(arguments) if arguments.join is None else _join(arguments))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(_NAME, description="Run this machine's runner.")
     add_common_options(parser)
     parser.add_argument(
         "--default-workdir",
@@ -25,15 +46,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where tasks run that name no folder, when there is no shared directory "
         "(default: a folder of their own)",
     )
-    arguments = parser.parse_args(argv)
+    # Another tree than /sys, for topologies that this machine does not have.
+    parser.add_argument("--sysfs", type=Path, default=_SYSFS, help=argparse.SUPPRESS)
+    group = parser.add_argument_group(
+        "to make this machine a node", "the line that `hakuriver token --node NAME` prints"
+    )
+    group.add_argument("--join", metavar="URL", help="the host to join")
+    group.add_argument("--name", metavar="NAME", help="the node's name")
+    group.add_argument("--token", metavar="TOKEN", help="its token")
+    group.add_argument(
+        "--shared-dir", metavar="DIR", help="a folder at the same path on all machines, for logs"
+    )
+    return parser
 
-    def command() -> int:
-        # Imported here: the runner needs Linux, its --help does not.
-        from hakuriver.runner.main import serve  # noqa: PLC0415
 
-        config = load_config(arguments.config)
-        log_to_stderr()
-        asyncio.run(serve(config, default_workdir=arguments.default_workdir))
-        return 0
+def _serve(arguments: argparse.Namespace) -> int:
+    # Imported here: the runner needs Linux, its --help does not.
+    from hakuriver.runner.main import serve  # noqa: PLC0415
 
-    return run("hakuriver.runner", command)
+    config = settings(_NAME, arguments.config)
+    with logging_to(config.paths.runner_log_file, key="paths.runner_log_file"):
+        asyncio.run(serve(config, default_workdir=arguments.default_workdir, sysfs=arguments.sysfs))
+    return 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from hakuriver.cli import joining  # noqa: PLC0415
+
+    node = joining.Node(arguments.join, arguments.name, arguments.token, arguments.shared_dir)
+    path = joining.join(node, arguments.config)
+    options: list[str] = []
+    if arguments.default_workdir is not None:
+        options += ["--default-workdir", str(arguments.default_workdir)]
+    if arguments.sysfs != _SYSFS:
+        options += ["--sysfs", str(arguments.sysfs)]
+    joining.become_runner(path, options)

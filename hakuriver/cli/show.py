@@ -28,7 +28,10 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 def node_table(nodes: Iterable[NodeView], *, now: float | None = None) -> Table:
     """Return the nodes with their accounting; `now` is in seconds since the Unix epoch."""
     now = time.time() if now is None else now
-    head = ("node", "status", "cores", "used", "free", "memory", "NUMA", "launcher", "heartbeat")
+    head = (
+        *("node", "status", "cores", "used", "free"),
+        *("memory used", "NUMA", "launcher", "heartbeat"),
+    )
     rows = tuple(
         (
             node.hostname,
@@ -36,7 +39,7 @@ def node_table(nodes: Iterable[NodeView], *, now: float | None = None) -> Table:
             str(node.total_cores),
             str(node.cores_in_use),
             str(node.available_cores),
-            format_memory(node.memory_total_bytes),
+            _memory_share(node.memory_in_use_bytes, node.memory_total_bytes),
             numa_summary(node.numa_topology),
             node.launcher,
             _age(node.last_heartbeat, now),
@@ -44,6 +47,14 @@ def node_table(nodes: Iterable[NodeView], *, now: float | None = None) -> Table:
         for node in nodes
     )
     return Table(head, rows, frozenset({2, 3, 4, 5, 8}))
+
+
+def _memory_share(used: int, total: int) -> str:
+    """Return both in the total's unit, short enough for a table: ``2 of 11.8 GiB``."""
+    size, unit = format_memory(total).split()
+    figures = (float(size) * used / total if total else 0.0, float(size))
+    part, whole = (f"{figure:.1f}".removesuffix(".0") for figure in figures)
+    return f"{part} of {whole} {unit}"
 
 
 def numa_summary(topology: Mapping[str, NumaNode] | None) -> str:
@@ -76,6 +87,7 @@ def task_table(tasks: Iterable[TaskView]) -> Table:
 def status_table(task: TaskView) -> Table:
     """Return all that is known of one task, a line for each thing."""
     memory, limit = task.required_memory_bytes, task.time_limit_seconds
+    peak = None if task.usage is None else task.usage.peak_memory_bytes
     isolation = [
         word
         for word, wanted in (
@@ -91,7 +103,7 @@ def status_table(task: TaskView) -> Table:
         "reason": task.reason,
         "exit code": None if task.exit_code is None else str(task.exit_code),
         "target": task.target,
-        "queue position": None if task.queue_position is None else str(task.queue_position),
+        "in the queue": _queued(task),
         "command": command_line(task),
         "name": task.name,
         "owner": task.owner,
@@ -106,6 +118,7 @@ def status_table(task: TaskView) -> Table:
         "started": task.started_at,
         "completed": task.completed_at,
         "ran for": _ran(task),
+        "peak memory": None if peak is None else format_memory(peak),
         "stdout": task.stdout_path,
         "stderr": task.stderr_path,
         "unit": task.systemd_unit_name,
@@ -114,11 +127,34 @@ def status_table(task: TaskView) -> Table:
     return Table((), tuple((name, value) for name, value in known.items() if value))
 
 
-def health_table(nodes: Iterable[HealthView]) -> Table:
-    """Return the measured use of nodes, and under each that of its NUMA nodes."""
-    head = ("node", "status", "CPU %", "memory used", "of", "memory %", "load", "cores")
+def _queued(task: TaskView) -> str | None:
+    """Return how many tasks wait before this one."""
+    count = task.queue_position
+    if count is None or task.status is not TaskState.PENDING:
+        return None
+    return f"{count or 'no'} task{'s' if count != 1 else ''} before it"
+
+
+def health_table(nodes: Iterable[HealthView], accounts: Iterable[NodeView] = ()) -> Table:
+    """Return the measured use of nodes, and under each that of its NUMA nodes.
+
+    `accounts` has the same nodes with what of their cores is given out.
+    """
+    head = (
+        "node",
+        "status",
+        "CPU %",
+        "memory used",
+        "of",
+        "memory %",
+        "load",
+        "given out",
+        "cores",
+    )
+    known = {account.hostname: account for account in accounts}
     rows: list[tuple[str, ...]] = []
     for node in nodes:
+        account = known.get(node.hostname)
         rows.append(
             (
                 node.hostname,
@@ -128,11 +164,13 @@ def health_table(nodes: Iterable[HealthView]) -> Table:
                 format_memory(node.memory_total_bytes),
                 f"{node.memory_percent:.1f}",
                 f"{node.load_average:.2f}",
+                f"{account.cores_in_use} of {account.total_cores}" if account else "",
                 "" if node.numa else f"NUMA {_NOT_KNOWN}",
             )
         )
         for number, numa in sorted(node.numa.items(), key=lambda pair: int(pair[0])):
             use = numa.use
+            given = account.numa_use.get(number) if account else None
             share = 100 * use.memory_used_bytes / numa.memory_bytes if use else 0.0
             rows.append(
                 (
@@ -143,10 +181,11 @@ def health_table(nodes: Iterable[HealthView]) -> Table:
                     format_memory(numa.memory_bytes),
                     f"{share:.1f}" if use else _NOT_KNOWN,
                     "",
+                    f"{given.cores_in_use} of {given.total_cores}" if given else "",
                     format_cpulist(numa.cores),
                 )
             )
-    return Table(head, tuple(rows), frozenset({2, 3, 4, 5, 6}))
+    return Table(head, tuple(rows), frozenset({2, 3, 4, 5, 6, 7}))
 
 
 def missing_capabilities(capabilities: Capabilities) -> list[str]:

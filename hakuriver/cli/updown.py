@@ -29,7 +29,7 @@ def up(argv: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config)
         found = embedded.up(nodes=arguments.nodes, config=config)
         print(found.describe())
-        if not resolve(config=arguments.config).embedded:
+        if not resolve().embedded:
             print(f"Commands here talk to another host; for this one: HAKURIVER_URL={found.url}")
         return 0
 

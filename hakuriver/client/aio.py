@@ -9,22 +9,34 @@ import os
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
 from hakuriver.client.backoff import PATIENCE
-from hakuriver.client.building import check, command_request, script_request
+from hakuriver.client.building import command_request, ready, rerun_request, script_request
 from hakuriver.client.endpoint import resolve
 from hakuriver.client.handles import AsyncBatch, AsyncTask, TaskPage
 from hakuriver.client.placeholder import pending_views
 from hakuriver.client.remote import HttpCluster
+from hakuriver.client.replies import error_of
 from hakuriver.client.watch import Watch, Watcher
+from hakuriver.errors import HostFault, InvalidRequest, NotFound
+from hakuriver.model.submission import MAX_MANY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hakuriver.client.building import RunOptions, Word
-    from hakuriver.client.cluster import Cluster
+    from hakuriver.client.cluster import Cluster, TaskFilters
     from hakuriver.config import Config
     from hakuriver.model.submission import SubmitRequest
     from hakuriver.model.targets import Target
-    from hakuriver.model.views import HealthView, NodeView, TaskView
+    from hakuriver.model.views import (
+        HealthView,
+        KillBatchReply,
+        NodeView,
+        SubmitAnswer,
+        SubmitReply,
+        TaskView,
+    )
+
+_PAGE = 1000
 
 
 class AsyncClient:
@@ -73,6 +85,11 @@ class AsyncClient:
     def address(self) -> str:
         """Where the host is; holds no secret."""
         return self.cluster.address
+
+    @property
+    def watcher(self) -> Watcher:
+        """What keeps the tasks' states up to date, and knows when the host is gone."""
+        return self._watcher
 
     @overload
     async def run(
@@ -151,50 +168,75 @@ class AsyncClient:
         """Submit a whole request; always a batch, of at least one task.
 
         On the embedded cluster, which runs on this machine, a task without a working directory
-        runs in the caller's.
+        runs in the caller's. When the host's answer is lost, the request is sent again; that
+        creates its tasks once.
         """
-        request = check(request)
-        if request.working_directory is None and self._embedded:
-            request.working_directory = _here()
-        async with self._watcher.submitting():
-            reply = await self.cluster.submit(request)
-            watches = [self._watcher.add(view) for view in pending_views(request, reply)]
-        tasks = [AsyncTask(self._watcher, watch) for watch in watches]
-        return AsyncBatch(reply.batch_id, tasks, reply.failed_targets)
+        request = self._ready(request)
+        async with self._watcher.adding():
+            return self._batch(request, await self.cluster.submit(request))
+
+    async def submit_many(self, requests: Iterable[SubmitRequest]) -> list[AsyncBatch]:
+        """Submit up to 1,000 requests in one transaction; return a batch for each, in order.
+
+        One that was refused is a batch without tasks, whose result raises why. Everything else
+        is as in `submit_request`.
+        """
+        ready_ones = [self._ready(request) for request in requests]
+        if not ready_ones:
+            return []
+        if len(ready_ones) > MAX_MANY:
+            raise InvalidRequest("requests", f"are more than {MAX_MANY}")
+        async with self._watcher.adding():
+            answers = (await self.cluster.submit_many(ready_ones)).answers
+            if len(answers) != len(ready_ones):
+                raise HostFault(f"the host at {self.address} did not answer every submission")
+            return list(map(self._answered, ready_ones, answers))
+
+    async def rerun(
+        self,
+        task_id: str | int,
+        *,
+        env: Mapping[str, str] | None = None,
+        queue: bool = True,
+        idempotency_key: str | None = None,
+    ) -> AsyncTask:
+        """Submit a new task with the command, the limits and the target of one that has ended.
+
+        The host has erased the values of its variables: if it had any, `env` gives them again.
+
+        Raises:
+            NotFound: there is no such task.
+            Conflict: it has not ended.
+            InvalidRequest: it had variables, and `env` is missing.
+            SubmissionRefused: its target cannot have a task.
+        """
+        request = rerun_request(env=env, queue=queue, idempotency_key=idempotency_key)
+        async with self._watcher.adding():
+            reply = await self.cluster.rerun(str(task_id), request)
+            watch = self._watcher.add(await self.status(reply.task_ids[0]))
+        return AsyncTask(self._watcher, watch)
 
     async def task(self, task_id: str | int) -> AsyncTask:
         """Take up a task that exists, whoever submitted it; raise `NotFound` if there is none."""
         return AsyncTask(self._watcher, Watch(await self.status(task_id)))
 
+    async def batch(self, batch_id: str | int) -> AsyncBatch:
+        """Take up a batch that exists, with all its tasks; raise `NotFound` if there is none."""
+        async with self._watcher.adding():
+            views = await self._tasks_of(str(batch_id))
+            tasks = [AsyncTask(self._watcher, self._watcher.add(view)) for view in views]
+        return AsyncBatch(str(batch_id), tasks)
+
     async def status(self, task_id: str | int) -> TaskView:
         """Return the task as it is now."""
         return await self.cluster.status(str(task_id))
 
-    async def tasks(
-        self,
-        *,
-        state: str | None = None,
-        node: str | None = None,
-        batch: str | int | None = None,
-        name: str | None = None,
-        owner: str | None = None,
-        limit: int = 50,
-        before: str | int | None = None,
-    ) -> TaskPage:
-        """Return a page of at most `limit` tasks that fit all conditions, newest first.
+    async def tasks(self, **filters: Unpack[TaskFilters]) -> TaskPage:
+        """Return a page of tasks that fit all conditions, newest first; see `TaskFilters`.
 
         Its `next_before`, given as `before`, asks for the page after it.
         """
-        page = await self.cluster.tasks(
-            state=state,
-            node=node,
-            batch=None if batch is None else str(batch),
-            name=name,
-            owner=owner,
-            limit=limit,
-            before=None if before is None else str(before),
-        )
-        return TaskPage(page)
+        return TaskPage(await self.cluster.tasks(**filters))
 
     async def nodes(self) -> list[NodeView]:
         """Return all nodes with their accounting."""
@@ -208,10 +250,68 @@ class AsyncClient:
         """Ask the host to end the task; return what was done. `Conflict` if it has ended."""
         return await self.cluster.kill(str(task_id))
 
+    async def kill_batch(self, batch_id: str | int) -> KillBatchReply:
+        """Ask the host to end all tasks of a batch; return those that will end.
+
+        Raises:
+            NotFound: there is no such batch.
+            Conflict: all have ended already.
+        """
+        return await self.cluster.kill_batch(str(batch_id))
+
+    async def drain(self, node: str) -> NodeView:
+        """Let a node get no new tasks until `resume`; those it has go on."""
+        return await self.cluster.drain(node)
+
+    async def resume(self, node: str) -> NodeView:
+        """Let a node get new tasks again."""
+        return await self.cluster.resume(node)
+
+    async def forget(self, node: str) -> str:
+        """Remove a node that is offline; return what was done. `Conflict` if it is online.
+
+        Its pending tasks fail, and its other unfinished ones are lost.
+        """
+        return await self.cluster.forget(node)
+
     async def close(self) -> None:
         """Close all connections; tasks go on, but waits for them end with `Conflict`."""
         await self._watcher.close()
         await self.cluster.close()
+
+    def _ready(self, request: SubmitRequest) -> SubmitRequest:
+        request = ready(request)
+        if request.working_directory is None and self._embedded:
+            request.working_directory = _here()
+        return request
+
+    def _batch(self, request: SubmitRequest, reply: SubmitReply) -> AsyncBatch:
+        watches = [self._watcher.add(view) for view in pending_views(request, reply)]
+        tasks = [AsyncTask(self._watcher, watch) for watch in watches]
+        return AsyncBatch(reply.batch_id, tasks, reply.failed_targets)
+
+    def _answered(self, request: SubmitRequest, answer: SubmitAnswer) -> AsyncBatch:
+        """Return the batch for one of many submissions."""
+        if answer.reply is not None:
+            return self._batch(request, answer.reply)
+        if answer.error is None:
+            raise HostFault(f"the host at {self.address} left a submission without an answer")
+        failed = answer.error.failed_targets
+        return AsyncBatch("", (), failed, error=error_of(self.address, answer.error))
+
+    async def _tasks_of(self, batch_id: str) -> list[TaskView]:
+        """Return all tasks of a batch in the order of their submission."""
+        views: list[TaskView] = []
+        before: str | None = None
+        while True:
+            page = await self.cluster.tasks(batch=batch_id, limit=_PAGE, before=before)
+            views += page.tasks
+            before = page.next_before
+            if before is None:
+                break
+        if not views:
+            raise NotFound(f"no batch {batch_id}")
+        return views[::-1]
 
 
 def _here() -> str | None:

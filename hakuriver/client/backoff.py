@@ -22,6 +22,10 @@ PASSING = (HostUnreachable, HostFault, NodeOffline)
 PATIENCE = 600.0
 
 
+#: Seconds in which a host with a new database should have heard of its tasks from their nodes.
+ADOPTION = 30.0
+
+
 class Backoff:
     """Growing, jittered pauses, and an end of patience after `patience` seconds of failures."""
 

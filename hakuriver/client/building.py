@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import uuid
 from base64 import b64encode
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -11,7 +12,7 @@ import msgspec
 
 from hakuriver.errors import InvalidRequest
 from hakuriver.model.quantities import parse_duration, parse_memory
-from hakuriver.model.submission import SubmitRequest, invalid
+from hakuriver.model.submission import RerunRequest, SubmitRequest, invalid
 from hakuriver.model.targets import Target
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class RunOptions(TypedDict, total=False):
     (default 1; 0: no limit and no accounting), ``memory`` (bytes, or like ``"8G"``; default no
     limit) and ``time_limit`` (seconds, or like ``"2h"``) hold for each task. ``env`` adds
     variables, ``workdir`` is an absolute path on the node, ``name`` a word to find the task by;
-    ``private_network`` and ``private_pid`` isolate it.
+    ``private_network`` and ``private_pid`` isolate it. With ``queue`` off a target that cannot
+    start its task at once is refused. ``idempotency_key`` (default: a fresh one) makes sure that
+    one submission, sent twice, creates its tasks once.
     """
 
     target: str | Target | None
@@ -40,6 +43,8 @@ class RunOptions(TypedDict, total=False):
     name: str
     private_network: bool
     private_pid: bool
+    queue: bool
+    idempotency_key: str | None
 
 
 def command_request(
@@ -109,11 +114,44 @@ def _checked(
     request.name = options.get("name", "")
     request.use_private_network = options.get("private_network", False)
     request.use_private_pid = options.get("private_pid", False)
+    request.queue = options.get("queue", True)
+    request.idempotency_key = options.get("idempotency_key")
     return check(request)
 
 
+def rerun_request(
+    *,
+    env: Mapping[str, str] | None = None,
+    queue: bool = True,
+    idempotency_key: str | None = None,
+) -> RerunRequest:
+    """Return a checked request to run an ended task again; `env` replaces all its variables.
+
+    Raises:
+        InvalidRequest: a value that cannot be accepted, by its field.
+    """
+    checked = ready(
+        SubmitRequest(
+            command="-", env_vars=dict(env or {}), queue=queue, idempotency_key=idempotency_key
+        )
+    )
+    return RerunRequest(
+        env_vars=checked.env_vars or None,
+        queue=checked.queue,
+        idempotency_key=checked.idempotency_key,
+    )
+
+
+def ready(request: SubmitRequest) -> SubmitRequest:
+    """Return a checked copy of `request` that may be sent twice: it bears a key of its own."""
+    request = check(request)
+    if request.idempotency_key is None:
+        request.idempotency_key = uuid.uuid4().hex
+    return request
+
+
 def check(request: SubmitRequest) -> SubmitRequest:
-    """Return `request` if the host's own rules accept it, so that mistakes are told here."""
+    """Return a copy of `request` if the host's own rules accept it: mistakes are told here."""
     try:
         # Attributes are not checked when they are set, only when they are read from outside.
         checked = msgspec.convert(msgspec.to_builtins(request), SubmitRequest)

@@ -4,7 +4,8 @@ The first of these that names a host holds:
 
 1. what the caller gives (``url``, ``token``, or a ``config``),
 2. ``HAKURIVER_URL`` and ``HAKURIVER_TOKEN``,
-3. the configuration file (``$HAKURIVER_CONFIG``, else ``~/.hakuriver/config.toml``),
+3. the configuration file (``$HAKURIVER_CONFIG``, else ``~/.hakuriver/config.toml``), or without
+   one the variables ``HAKURIVER_NETWORK_…`` alone,
 4. the running embedded cluster of this user.
 
 A token from a file goes only to the host that the same file names.
@@ -96,10 +97,10 @@ def resolve(
                 "nothing says where the host is: start one with `hakuriver up`, set "
                 "HAKURIVER_URL and HAKURIVER_TOKEN, or write a file with `hakuriver.init`"
             )
-        url, own = chosen
-    else:
-        url = url.rstrip("/")
-        own = next((known[1] for known in (found, embedded) if known and known[0] == url), "")
+        url = chosen[0]
+    url = url.rstrip("/")
+    known = [each for each in (found, embedded) if each is not None and each[0] == url]
+    own = next((its for _, its in known if its), "")
     local = embedded is not None and embedded[0] == url
     return Endpoint(url, own if token is None else token, embedded=local)
 
@@ -107,10 +108,11 @@ def resolve(
 def _configured(
     config: Config | str | os.PathLike[str] | None, environ: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    """Return URL and token from the configuration, None if there is no file."""
+    """Return URL and token from the configuration, None if nothing configures a client."""
     if not isinstance(config, Config):
         explicit = None if config is None else os.fspath(config)
-        if find_config(explicit, environ) is None:
+        laid = any(name.startswith("HAKURIVER_NETWORK_") for name in environ)
+        if find_config(explicit, environ) is None and not laid:
             return None
         config = load_config(explicit, environ)
     tokens = config.security.tokens

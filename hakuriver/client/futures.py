@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from hakuriver.client.logs import LineSplitter, read_text
-from hakuriver.client.outcome import is_final, outcome
+from hakuriver.client.outcome import outcome
 from hakuriver.client.portal import SLICE, Drain
 from hakuriver.client.render import mimebundle
 from hakuriver.errors import Conflict, HakuRiverError
@@ -24,9 +24,9 @@ from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 
-    from hakuriver.client.handles import AsyncTask
+    from hakuriver.client.handles import AsyncBatch, AsyncTask
     from hakuriver.client.portal import Portal
     from hakuriver.client.sync import Client
     from hakuriver.client.watch import Watch
@@ -123,13 +123,11 @@ class Task(_Awaitable[TaskResult]):
         """
         if self.done():
             return self.cancelled()
+        return _ask_for_end([self], self._handle.kill)
+
+    def cancelling(self) -> None:
+        """Take the task's end, should it be killed, as the wish of whoever holds this."""
         self._cancelling = True
-        try:
-            asked = self.portal.schedule(self._handle.kill())
-        except Conflict:
-            return False
-        asked.add_done_callback(_forgive)
-        return True
 
     def kill(self) -> None:
         """Ask the host to end the task; the result raises `TaskKilled` when it is gone.
@@ -193,23 +191,37 @@ class Batch(_Awaitable[list[TaskResult]], Sequence[Task]):
     are those that got no task, each with its reason.
     """
 
-    def __init__(
-        self, batch_id: str, tasks: Iterable[Task], failed_targets: Iterable[FailedTarget] = ()
-    ) -> None:
+    def __init__(self, handle: AsyncBatch, tasks: Iterable[Task]) -> None:
         super().__init__()
-        self.batch_id = batch_id
-        self.failed_targets = tuple(failed_targets)
+        self._handle = handle
         self._tasks = tuple(tasks)
         self._waiting = len(self._tasks)
         self._lock = threading.Lock()
         for task in self._tasks:
             task.add_done_callback(self._one_ended)
+        if handle.error is not None:
+            self.set_exception(handle.error)
 
     def __repr__(self) -> str:
         return f"<Batch {self.batch_id} of {len(self)} tasks, {self._waiting} unfinished>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return mimebundle(repr(self), [task.view for task in self._tasks])
+
+    @property
+    def batch_id(self) -> str:
+        """The batch's id, for other programs and commands; empty where it has no tasks."""
+        return self._handle.batch_id
+
+    @property
+    def failed_targets(self) -> tuple[FailedTarget, ...]:
+        """The targets that got no task, each with its reason."""
+        return self._handle.failed_targets
+
+    @property
+    def handle(self) -> AsyncBatch:
+        """The asynchronous batch below, which belongs to the client's own loop."""
+        return self._handle
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -227,16 +239,13 @@ class Batch(_Awaitable[list[TaskResult]], Sequence[Task]):
 
     def cancel(self) -> bool:
         """Ask the host to kill every task that has not ended; False if all have."""
-        asked = [task.cancel() for task in self._tasks if not task.done()]
-        return any(asked)
+        unfinished = [task for task in self._tasks if not task.done()]
+        return bool(unfinished) and _ask_for_end(unfinished, self._handle.kill)
 
     def kill(self) -> None:
         """Ask the host to end every task that has not ended yet."""
-        for task in self._tasks:
-            if not is_final(task.view):
-                # It may have ended meanwhile, which is what was asked for.
-                with contextlib.suppress(Conflict):
-                    task.kill()
+        if self._tasks:
+            self._tasks[0].portal.call(self._handle.kill())
 
     def _one_ended(self, _: Future[TaskResult]) -> None:
         with self._lock:
@@ -252,6 +261,20 @@ class Batch(_Awaitable[list[TaskResult]], Sequence[Task]):
             self._become_cancelled()
         else:
             self.set_result([task.result() for task in self._tasks])
+
+
+def _ask_for_end(
+    tasks: Sequence[Task], kill: Callable[[], Coroutine[object, object, None]]
+) -> bool:
+    """Mark `tasks`, of one client, as being cancelled and let `kill` run; return at once."""
+    for task in tasks:
+        task.cancelling()
+    try:
+        asked = tasks[0].portal.schedule(kill())
+    except Conflict:
+        return False
+    asked.add_done_callback(_forgive)
+    return True
 
 
 def _settle(ended: asyncio.Future[None]) -> None:

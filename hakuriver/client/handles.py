@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, overload
 
 from hakuriver.client.logs import read_text, split_lines
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable
 
     from hakuriver.client.watch import Watch, Watcher
+    from hakuriver.errors import HakuRiverError
     from hakuriver.model.messages import Stream
     from hakuriver.model.views import FailedTarget, TaskList, TaskView
 
@@ -129,14 +131,21 @@ class TaskPage(Sequence["TaskView"]):
 class AsyncBatch(Sequence[AsyncTask]):
     """The tasks of one submission, in the order of their targets.
 
-    `failed_targets` are those that got no task, each with its reason.
+    `failed_targets` are those that got no task, each with its reason. A submission that was
+    refused whole among many has no tasks and an `error`, which its result raises.
     """
 
     def __init__(
-        self, batch_id: str, tasks: Iterable[AsyncTask], failed_targets: Iterable[FailedTarget] = ()
+        self,
+        batch_id: str,
+        tasks: Iterable[AsyncTask],
+        failed_targets: Iterable[FailedTarget] = (),
+        *,
+        error: HakuRiverError | None = None,
     ) -> None:
         self.batch_id = batch_id
         self.failed_targets = tuple(failed_targets)
+        self.error = error
         self._tasks = tuple(tasks)
 
     def __repr__(self) -> str:
@@ -157,6 +166,8 @@ class AsyncBatch(Sequence[AsyncTask]):
 
     async def result(self) -> list[TaskResult]:
         """Wait until all have ended; return the results, or raise the first one's failure."""
+        if self.error is not None:
+            raise self.error
         await self.wait()
         return [outcome(task.view) for task in self._tasks]
 
@@ -166,11 +177,7 @@ class AsyncBatch(Sequence[AsyncTask]):
 
     async def kill(self) -> None:
         """Ask the host to end every task that has not ended yet."""
-        for task in self._tasks:
-            if is_final(task.view):
-                continue
-            try:
-                await task.kill()
-            except Conflict:
-                # It ended meanwhile, which is what was asked for.
-                continue
+        if any(not is_final(task.view) for task in self._tasks):
+            # They may end meanwhile, which is what was asked for.
+            with suppress(Conflict):
+                await self._tasks[0].watcher.cluster.kill_batch(self.batch_id)

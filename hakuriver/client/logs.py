@@ -7,9 +7,9 @@ from base64 import b64decode
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Literal
 
-from hakuriver.client.backoff import PASSING, PATIENCE, Backoff
+from hakuriver.client.backoff import ADOPTION, PASSING, PATIENCE, Backoff
 from hakuriver.client.outcome import is_final
-from hakuriver.errors import HostUnreachable, NodeOffline
+from hakuriver.errors import HostUnreachable, NodeOffline, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -86,15 +86,18 @@ async def follow_bytes(
     last one is raised.
     """
     cursor = LogCursor(0 if tail is None else None)
-    backoff = Backoff(patience)
+    backoff, adoption = Backoff(patience), Backoff(ADOPTION)
+    opened = False
     while cursor.end is None:
         try:
             again = cursor.offset is not None
             async with cluster.follow_log(
                 task_id, stream, offset=cursor.offset or 0, tail=None if again else tail
             ) as lines:
+                opened = True
                 async for line in lines:
                     backoff.succeeded()
+                    adoption.succeeded()
                     if data := cursor.take(line):
                         yield data
                     if cursor.end is not None:
@@ -107,6 +110,11 @@ async def follow_bytes(
             await backoff.wait(error)
         except PASSING as error:
             await backoff.wait(error)
+        except NotFound as error:
+            # It was there: a host whose database was lost hears of it again from its node.
+            if not opened:
+                raise
+            await adoption.wait(error)
 
 
 async def read_bytes(

@@ -16,8 +16,9 @@ from hakuriver.errors import (
     SubmissionRefused,
     Unauthorized,
 )
-from hakuriver.model.views import ErrorView, FieldError
+from hakuriver.model.views import ErrorAnswer, ErrorView, FieldError
 
+_SUBMISSIONS = ("/submit", "/rerun/")
 _FIELDS_SHOWN = 3
 _TEXT_SHOWN = 300
 
@@ -27,14 +28,24 @@ def error_from(url: str, path: str, status: int, body: bytes) -> HakuRiverError:
     view = _read(body)
     if view is None:
         return _foreign(url, path, status)
+    return _refusal(url, status, view, submission=any(part in path for part in _SUBMISSIONS))
+
+
+def error_of(url: str, answer: ErrorAnswer) -> HakuRiverError:
+    """Return the exception that one of many submissions would have raised alone."""
+    view = ErrorView(detail=answer.detail, failed_targets=answer.failed_targets)
+    return _refusal(url, answer.status, view, submission=True)
+
+
+def _refusal(url: str, status: int, view: ErrorView, *, submission: bool) -> HakuRiverError:
     if view.failed_targets:
         return SubmissionRefused(_sentence(view), view.failed_targets)
     if isinstance(view.detail, list):
         return _invalid(view.detail)
-    return _told(url, path, status, view.detail[:_TEXT_SHOWN])
+    return _told(url, status, view.detail[:_TEXT_SHOWN], submission=submission)
 
 
-def _told(url: str, path: str, status: int, detail: str) -> HakuRiverError:
+def _told(url: str, status: int, detail: str, *, submission: bool) -> HakuRiverError:
     """Return the error for an answer that bears one sentence."""
     error: HakuRiverError
     match status:
@@ -44,7 +55,7 @@ def _told(url: str, path: str, status: int, detail: str) -> HakuRiverError:
             error = NotFound(detail)
         case HTTPStatus.CONFLICT:
             error = Conflict(detail)
-        case HTTPStatus.SERVICE_UNAVAILABLE if path.endswith("/submit"):
+        case HTTPStatus.SERVICE_UNAVAILABLE if submission:
             error = SubmissionRefused(detail)
         case HTTPStatus.SERVICE_UNAVAILABLE:
             error = NodeOffline(detail)

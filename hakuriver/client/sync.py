@@ -18,15 +18,15 @@ from hakuriver.errors import Conflict
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
     from hakuriver.client.building import RunOptions, Word
-    from hakuriver.client.cluster import Cluster
-    from hakuriver.client.handles import AsyncTask, TaskPage
+    from hakuriver.client.cluster import Cluster, TaskFilters
+    from hakuriver.client.handles import AsyncBatch, AsyncTask, TaskPage
     from hakuriver.config import Config
     from hakuriver.model.submission import SubmitRequest
     from hakuriver.model.targets import Target
-    from hakuriver.model.views import HealthView, NodeView, TaskView
+    from hakuriver.model.views import HealthView, KillBatchReply, NodeView, TaskView
 
 
 class Client:
@@ -150,42 +150,57 @@ class Client:
 
     def submit_request(self, request: SubmitRequest) -> Batch:
         """Submit a whole request; always a batch, of at least one task."""
-        return self._portal.call(self._submit(request))
+        return self._portal.call(self._futures(self._client.submit_request(request)))
+
+    def submit_many(self, requests: Iterable[SubmitRequest]) -> list[Batch]:
+        """Submit up to 1,000 requests in one transaction; return a batch for each, in order.
+
+        One that was refused is a batch without tasks, whose result raises why.
+        """
+        return self._portal.call(self._submit_many(requests))
+
+    def rerun(
+        self,
+        task_id: str | int,
+        *,
+        env: Mapping[str, str] | None = None,
+        queue: bool = True,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Submit a new task with the command, the limits and the target of one that has ended.
+
+        The host has erased the values of its variables: if it had any, `env` gives them again.
+
+        Raises:
+            NotFound: there is no such task.
+            Conflict: it has not ended.
+            InvalidRequest: it had variables, and `env` is missing.
+            SubmissionRefused: its target cannot have a task.
+        """
+        return self._portal.call(
+            self._future(
+                self._client.rerun(task_id, env=env, queue=queue, idempotency_key=idempotency_key)
+            )
+        )
 
     def task(self, task_id: str | int) -> Task:
         """Take up a task that exists, whoever submitted it; raise `NotFound` if there is none."""
-        return self._portal.call(self._attach(task_id))
+        return self._portal.call(self._future(self._client.task(task_id)))
+
+    def batch(self, batch_id: str | int) -> Batch:
+        """Take up a batch that exists, with all its tasks; raise `NotFound` if there is none."""
+        return self._portal.call(self._futures(self._client.batch(batch_id)))
 
     def status(self, task_id: str | int) -> TaskView:
         """Return the task as it is now."""
         return self._portal.call(self._client.status(task_id))
 
-    def tasks(
-        self,
-        *,
-        state: str | None = None,
-        node: str | None = None,
-        batch: str | int | None = None,
-        name: str | None = None,
-        owner: str | None = None,
-        limit: int = 50,
-        before: str | int | None = None,
-    ) -> TaskPage:
-        """Return a page of at most `limit` tasks that fit all conditions, newest first.
+    def tasks(self, **filters: Unpack[TaskFilters]) -> TaskPage:
+        """Return a page of tasks that fit all conditions, newest first; see `TaskFilters`.
 
         Its `next_before`, given as `before`, asks for the page after it.
         """
-        return self._portal.call(
-            self._client.tasks(
-                state=state,
-                node=node,
-                batch=batch,
-                name=name,
-                owner=owner,
-                limit=limit,
-                before=before,
-            )
-        )
+        return self._portal.call(self._client.tasks(**filters))
 
     def nodes(self) -> list[NodeView]:
         """Return all nodes with their accounting."""
@@ -199,19 +214,45 @@ class Client:
         """Ask the host to end the task; return what was done. `Conflict` if it has ended."""
         return self._portal.call(self._client.kill(task_id))
 
+    def kill_batch(self, batch_id: str | int) -> KillBatchReply:
+        """Ask the host to end all tasks of a batch; return those that will end.
+
+        Raises:
+            NotFound: there is no such batch.
+            Conflict: all have ended already.
+        """
+        return self._portal.call(self._client.kill_batch(batch_id))
+
+    def drain(self, node: str) -> NodeView:
+        """Let a node get no new tasks until `resume`; those it has go on."""
+        return self._portal.call(self._client.drain(node))
+
+    def resume(self, node: str) -> NodeView:
+        """Let a node get new tasks again."""
+        return self._portal.call(self._client.resume(node))
+
+    def forget(self, node: str) -> str:
+        """Remove a node that is offline; return what was done. `Conflict` if it is online.
+
+        Its pending tasks fail, and its other unfinished ones are lost.
+        """
+        return self._portal.call(self._client.forget(node))
+
     def close(self) -> None:
         """Close all connections; tasks go on, but unfinished futures fail with `Conflict`."""
         self._finalizer()
 
-    async def _submit(self, request: SubmitRequest) -> Batch:
-        batch = await self._client.submit_request(request)
-        tasks = [await self._future(handle) for handle in batch]
-        return Batch(batch.batch_id, tasks, batch.failed_targets)
+    async def _submit_many(self, requests: Iterable[SubmitRequest]) -> list[Batch]:
+        return [await self._whole(handle) for handle in await self._client.submit_many(requests)]
 
-    async def _attach(self, task_id: str | int) -> Task:
-        return await self._future(await self._client.task(task_id))
+    async def _futures(self, coming: Coroutine[object, object, AsyncBatch]) -> Batch:
+        return await self._whole(await coming)
 
-    async def _future(self, handle: AsyncTask) -> Task:
+    async def _whole(self, handle: AsyncBatch) -> Batch:
+        return Batch(handle, [Task(self, each, await each.watched()) for each in handle])
+
+    async def _future(self, coming: Coroutine[object, object, AsyncTask]) -> Task:
+        handle = await coming
         return Task(self, handle, await handle.watched())
 
 

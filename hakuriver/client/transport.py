@@ -1,19 +1,23 @@
 """HTTP to the host: JSON requests, NDJSON streams, byte streams; errors become our own.
 
-This is the only module that speaks httpx. The token travels in a header and stands in no
-message, log line or representation.
+This is the only module that speaks httpx. It uses httpx's transports, not its client, whose
+cookies, redirects and authentication nobody needs here and which cost 0.4 ms a request. The token
+travels in a header and stands in no message, log line or representation.
 """
 
 from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
 from hakuriver._version import __version__
+from hakuriver.client.backoff import Backoff
 from hakuriver.client.replies import error_from
 from hakuriver.errors import ConfigError, HostFault, HostUnreachable
 
@@ -25,6 +29,8 @@ _T = TypeVar("_T")
 #: Seconds to find the host, and to get a whole answer to one request.
 CONNECT_TIMEOUT = 5.0
 REQUEST_TIMEOUT = 60.0
+#: Seconds for which a request is sent again whose answer was lost.
+REPEAT_SECONDS = 60.0
 #: A stream that is silent for so many seconds is dead: the host gives a sign of life every 10.
 SILENCE_LIMIT = 25.0
 #: No line of a stream is longer; a task's arguments and environment alone may fill 1 MiB.
@@ -36,6 +42,10 @@ _NO_DELAY = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
+class AnswerLost(HostUnreachable):
+    """The connection broke, or fell silent, when the host may have had the request already."""
+
+
 class Transport:
     """One host's address, the token for it, and a pool of connections to it.
 
@@ -44,6 +54,7 @@ class Transport:
         token: the client's token; empty for a host that asks for none.
         base: what carries the requests, for tests.
         silence_limit: seconds after which a silent stream counts as broken.
+        repeat_seconds: seconds for which a request is sent again whose answer was lost.
     """
 
     def __init__(
@@ -53,24 +64,25 @@ class Transport:
         *,
         base: httpx.AsyncBaseTransport | None = None,
         silence_limit: float = SILENCE_LIMIT,
+        repeat_seconds: float = REPEAT_SECONDS,
     ) -> None:
         self.url = _check_url(url)
         headers = {"User-Agent": f"hakuriver/{__version__}"}
         if token:
             headers["Authorization"] = f"Bearer {_check_token(token)}"
-        secure = self.url.startswith("https:")
-        self._client = httpx.AsyncClient(
-            base_url=self.url,
-            headers=headers,
+        # The class hides the token in its representation.
+        self._headers = httpx.Headers(headers)
+        self._post_headers = httpx.Headers({**headers, "Content-Type": "application/json"})
+        self._http = base or httpx.AsyncHTTPTransport(
             # Loading the authorities' certificates takes 20 ms that plain HTTP need not pay.
-            transport=base
-            or httpx.AsyncHTTPTransport(
-                verify=secure, limits=_LIMITS, socket_options=_NO_DELAY, trust_env=False
-            ),
-            timeout=httpx.Timeout(REQUEST_TIMEOUT, connect=CONNECT_TIMEOUT),
+            verify=self.url.startswith("https:"),
+            limits=_LIMITS,
+            socket_options=_NO_DELAY,
             trust_env=False,
         )
-        self._stream_timeout = httpx.Timeout(silence_limit, connect=CONNECT_TIMEOUT)
+        self._repeat_seconds = repeat_seconds
+        self._limits = _limits(REQUEST_TIMEOUT)
+        self._stream_limits = _limits(silence_limit)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.url}>"
@@ -83,20 +95,59 @@ class Transport:
         *,
         params: Mapping[str, str] | None = None,
         body: msgspec.Struct | None = None,
+        repeat: bool = False,
     ) -> _T:
-        """Send one request and return its answer decoded as `reply`."""
+        """Send one request and return its answer decoded as `reply`.
+
+        With `repeat`, for what does nothing more when it arrives twice, the same request is sent
+        again when its answer is lost, also while the host is gone. A host that is not there at
+        the first attempt is told at once.
+        """
+        backoff = Backoff(self._repeat_seconds)
+        lost = False
+        while True:
+            try:
+                return await self._request(method, path, reply, params=params, body=body)
+            except HostUnreachable as error:
+                lost = lost or isinstance(error, AnswerLost)
+                if not (repeat and lost):
+                    raise
+                await backoff.wait(AnswerLost(f"{error}; what became of the request is not known"))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        reply: type[_T],
+        *,
+        params: Mapping[str, str] | None,
+        body: msgspec.Struct | None,
+    ) -> _T:
         content: bytes | None = None
-        headers: dict[str, str] = {}
         if method == "POST":
             content = b"{}" if body is None else msgspec.json.encode(body)
-            headers["Content-Type"] = "application/json"
+        request = httpx.Request(
+            method,
+            self._address(path, params),
+            headers=self._headers if content is None else self._post_headers,
+            content=content,
+            extensions=self._limits,
+        )
         with self._our_errors():
-            response = await self._client.request(
-                method, path, params=params, content=content, headers=headers
-            )
+            response = await self._http.handle_async_request(request)
+            try:
+                answer = await response.aread()
+            except BaseException:
+                await response.aclose()
+                raise
         if not response.is_success:
-            raise error_from(self.url, path, response.status_code, response.content)
-        return self._decode(response.content, msgspec.json.Decoder(reply))
+            raise error_from(self.url, path, response.status_code, answer)
+        return self._decode(answer, msgspec.json.Decoder(reply))
+
+    def _address(self, path: str, params: Mapping[str, str] | None) -> httpx.URL:
+        """Return a whole URL; the host refuses text that is no UTF-8, by its name."""
+        query = urlencode(params, errors="surrogateescape") if params else ""
+        return _parsed(f"{self.url}{path}?{query}" if query else f"{self.url}{path}")
 
     @asynccontextmanager
     async def lines(
@@ -115,11 +166,14 @@ class Transport:
         self, path: str, *, params: Mapping[str, str] | None = None
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open a byte stream: an iterator of chunks as they arrive, whatever their size."""
-        request = self._client.build_request(
-            "GET", path, params=params, timeout=self._stream_timeout
+        request = httpx.Request(
+            "GET",
+            self._address(path, params),
+            headers=self._headers,
+            extensions=self._stream_limits,
         )
         with self._our_errors():
-            response = await self._client.send(request, stream=True)
+            response = await self._http.handle_async_request(request)
         try:
             if not response.is_success:
                 with self._our_errors():
@@ -131,7 +185,7 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._http.aclose()
 
     async def _receive(self, response: httpx.Response) -> AsyncIterator[bytes]:
         with self._our_errors():
@@ -175,10 +229,21 @@ class Transport:
                 "`hakuriver.host`, or say where it is with HAKURIVER_URL or --config"
             ) from None
         except httpx.TimeoutException:
-            raise HostUnreachable(f"the host at {self.url} has fallen silent") from None
+            raise AnswerLost(f"the host at {self.url} has fallen silent") from None
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise HostUnreachable(f"the link to the host at {self.url} broke: {reason}") from None
+            raise AnswerLost(f"the link to the host at {self.url} broke: {reason}") from None
+
+
+@lru_cache(64)
+def _parsed(url: str) -> httpx.URL:
+    """Return `url` in its parts; nearly all requests go to the same few."""
+    return httpx.URL(url)
+
+
+def _limits(silence: float) -> dict[str, object]:
+    """Return what tells a transport for how many seconds to wait."""
+    return {"timeout": httpx.Timeout(silence, connect=CONNECT_TIMEOUT).as_dict()}
 
 
 def _check_url(url: str) -> str:

@@ -11,7 +11,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from hakuriver.client.backoff import PASSING, PATIENCE, Backoff
+from hakuriver.client.backoff import ADOPTION, PASSING, PATIENCE, Backoff
 from hakuriver.client.outcome import is_final
 from hakuriver.errors import Conflict, HakuRiverError, HostFault, HostUnreachable
 
@@ -25,6 +25,12 @@ _log = logging.getLogger(__name__)
 
 #: Seconds for which the stream stays open when nothing is watched.
 IDLE = 5.0
+
+# With so many tasks watched, news are let gather for so many seconds: taking each small piece
+# off the stream alone costs more than what is in it. Where tasks are few, none waits.
+_MANY = 50
+_GATHER = 0.02
+_TAKING = 0.001
 
 
 class Watch:
@@ -106,7 +112,9 @@ class Watcher:
         self._idle = idle
         self._watches: dict[str, Watch] = {}
         self._early: dict[str, list[TaskView]] = {}
-        self._submitting = 0
+        #: When to give up on tasks that the host does not know any more.
+        self._missing: dict[str, asyncio.TimerHandle] = {}
+        self._adding = 0
         self._rev: int | None = None
         self._stale = False
         self._live: asyncio.Future[None] | None = None
@@ -114,27 +122,50 @@ class Watcher:
         self._ending: set[asyncio.Task[None]] = set()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._gathered = 0.0
+        self._trouble: HakuRiverError | None = None
+        self._troubled: list[Callable[[HakuRiverError | None], None]] = []
+
+    @property
+    def trouble(self) -> HakuRiverError | None:
+        """Why the stream is broken that somebody waits for; None while all is well."""
+        return self._trouble
+
+    def on_trouble(self, callback: Callable[[HakuRiverError | None], None]) -> Callable[[], None]:
+        """Call `callback` on the loop when the stream breaks, with the error, and when it is back.
+
+        Returns what ends that.
+        """
+        self._troubled.append(callback)
+
+        def leave() -> None:
+            if callback in self._troubled:
+                self._troubled.remove(callback)
+
+        return leave
 
     def follows(self, watch: Watch) -> bool:
         """Tell whether `watch` is kept up to date."""
         return self._watches.get(watch.view.task_id) is watch
 
     @asynccontextmanager
-    async def submitting(self) -> AsyncGenerator[None]:
-        """Keep all news of unknown tasks meanwhile: they may come before the reply with the ids."""
-        self._submitting += 1
+    async def adding(self) -> AsyncGenerator[None]:
+        """Keep all news of unknown tasks meanwhile: they may come before their ids are known."""
+        self._adding += 1
         try:
             await self._open()
             yield
         finally:
-            self._submitting -= 1
-            if not self._submitting:
+            self._adding -= 1
+            if not self._adding:
                 self._early.clear()
                 self._rest()
 
     def add(self, view: TaskView) -> Watch:
-        """Watch a task that was created within `submitting`."""
-        watch = self._watches[view.task_id] = Watch(view)
+        """Watch a task whose state was asked for within `adding`, or that was created there."""
+        watch = self._watches.get(view.task_id) or Watch(view)
+        if not watch.ended:
+            self._watches[view.task_id] = watch
         for early in self._early.pop(view.task_id, []):
             self._apply(watch, early)
         return watch
@@ -171,13 +202,14 @@ class Watcher:
         if self._reader is None or self._live is None:
             self._live = asyncio.get_running_loop().create_future()
             self._reader = asyncio.create_task(self._read(self._live), name="hakuriver events")
-        # One impatient caller must not end the opening for the others.
-        await asyncio.wait({self._live})
+        if not self._live.done():
+            # One impatient caller must not end the opening for the others.
+            await asyncio.wait({self._live})
         self._live.result()
 
     def _rest(self) -> None:
         """Close the stream in a while unless something is watched by then."""
-        if self._watches or self._submitting or self._reader is None:
+        if self._watches or self._adding or self._reader is None:
             return
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -186,7 +218,7 @@ class Watcher:
 
     def _stop_if_idle(self) -> None:
         self._idle_timer = None
-        if not self._watches and not self._submitting:
+        if not self._watches and not self._adding:
             self._stop()
 
     def _stop(self) -> None:
@@ -194,6 +226,7 @@ class Watcher:
             self._idle_timer.cancel()
             self._idle_timer = None
         reader, self._reader, self._rev = self._reader, None, None
+        self._note(None)
         if reader is not None:
             self._ending.add(reader)
             reader.add_done_callback(self._ending.discard)
@@ -211,6 +244,7 @@ class Watcher:
                     # Who asks for the first time wants to hear at once that nobody is there.
                     if not live.done():
                         raise
+                    self._note(error)
                     await backoff.wait(error)
         except HakuRiverError as error:
             self._give_up(error, live)
@@ -235,6 +269,7 @@ class Watcher:
         if not live.done():
             live.set_result(None)
         await self._catch_up()
+        self._note(None)
         async for event in events:
             backoff.succeeded()
             self._rev = event.rev
@@ -243,13 +278,22 @@ class Watcher:
                 await self._catch_up()
             elif event.task is not None:
                 self._take(event.task)
+            if len(self._watches) >= _MANY:
+                await self._let_gather()
         raise HostUnreachable(f"the host at {self.cluster.address} went away")
+
+    async def _let_gather(self) -> None:
+        """Pause once for what comes at a time, not once for each event in it."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._gathered > _TAKING:
+            await asyncio.sleep(_GATHER)
+            self._gathered = loop.time()
 
     def _take(self, view: TaskView) -> None:
         watch = self._watches.get(view.task_id)
         if watch is not None:
             self._apply(watch, view)
-        elif self._submitting:
+        elif self._adding:
             self._early.setdefault(view.task_id, []).append(view)
 
     async def _catch_up(self) -> None:
@@ -262,13 +306,31 @@ class Watcher:
             except HakuRiverError as error:
                 if isinstance(error, PASSING):
                     raise
-                del self._watches[task_id]
-                watch.fail(error)
+                self._miss(task_id, watch, error)
             else:
                 self._apply(watch, view, force=True)
         self._stale = False
 
+    def _miss(self, task_id: str, watch: Watch, error: HakuRiverError) -> None:
+        """Give up on a task that the host does not know, unless it hears of it in a while.
+
+        A host whose database was lost learns of its tasks from their nodes, as these link up.
+        """
+
+        def give_up() -> None:
+            self._missing.pop(task_id, None)
+            if self.follows(watch):
+                del self._watches[task_id]
+                watch.fail(error)
+
+        if task_id not in self._missing:
+            loop = asyncio.get_running_loop()
+            self._missing[task_id] = loop.call_later(ADOPTION, give_up)
+
     def _apply(self, watch: Watch, view: TaskView, *, force: bool = False) -> None:
+        missing = self._missing.pop(view.task_id, None)
+        if missing is not None:
+            missing.cancel()
         watch.update(view, force=force)
         if watch.ended and self.follows(watch):
             del self._watches[watch.view.task_id]
@@ -278,11 +340,22 @@ class Watcher:
         if self._live is not live:
             return
         self._reader, self._rev = None, None
+        self._note(None)
         if live.done():
             self._fail_all(error)
         _settle(live, error)
 
+    def _note(self, trouble: HakuRiverError | None) -> None:
+        """Take note of the stream's state; tell those who asked when it breaks or is back."""
+        was, self._trouble = self._trouble, trouble
+        if (was is None) != (trouble is None):
+            for callback in tuple(self._troubled):
+                callback(trouble)
+
     def _fail_all(self, error: HakuRiverError) -> None:
+        for timer in self._missing.values():
+            timer.cancel()
+        self._missing.clear()
         watches = tuple(self._watches.values())
         self._watches.clear()
         for watch in watches:

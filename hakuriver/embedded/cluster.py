@@ -16,8 +16,10 @@ from hakuriver.client.endpoint import embedded_file
 from hakuriver.config import Config, load_config
 from hakuriver.embedded import files, waiting
 from hakuriver.embedded.processes import Daemon, end, spawn
-from hakuriver.errors import HakuRiverError, InvalidRequest, StartError
+from hakuriver.errors import ConfigError, HakuRiverError, InvalidRequest, StartError
 from hakuriver.model.auth import runner_token
+from hakuriver.model.cpulist import parse_cpulist
+from hakuriver.model.quantities import parse_memory
 from hakuriver.runner.main import end_tasks
 
 #: More than one machine is meant to be.
@@ -52,14 +54,16 @@ def up(
     """Start a cluster of `nodes` nodes (1), or find the one that runs, whatever its size.
 
     The nodes get even shares of this machine's CPUs and memory. Tasks run in `workdir` unless
-    they name another folder; by default that is the caller's. Of `config` the timing, the shared
-    and the temporary folder and the Python for cells are taken over.
+    they name another folder; by default that is the caller's. Of `config` the timing, the
+    retention, the shared and the temporary folder, numactl and the Python for cells are taken
+    over. Nodes of an earlier cluster that this one does not have are forgotten.
 
     Raises:
         InvalidRequest: that is no sensible number of nodes.
         StartError: a process of it did not start; holds its last words.
     """
-    shares = _shares(sorted(os.sched_getaffinity(0)), 1 if nodes is None else nodes)
+    config = config or Config()
+    shares = _shares(_given_cpus(config), 1 if nodes is None else nodes)
     with files.lock():
         facts = files.read_facts()
         if facts is not None and all(daemon.find() for daemon in facts.daemons):
@@ -67,7 +71,7 @@ def up(
             return Embedded(facts.url, facts.token, names, started=False, asked=nodes or 0)
         if facts is not None:
             _end(facts)
-        return _start(shares, workdir or Path.cwd(), config or Config())
+        return _start(shares, workdir or Path.cwd(), config)
 
 
 def down(*, purge: bool = False) -> bool:
@@ -94,7 +98,7 @@ def _start(shares: list[list[int]], workdir: Path, config: Config) -> Embedded:
     try:
         host, port = _start_host(kept, config)
         facts.daemons.append(host)
-        memory = psutil.virtual_memory().total // len(shares)
+        memory = _given_memory(config) // len(shares)
         for name, cpus in zip(names, shares, strict=True):
             runner = _start_runner(
                 port, name, cpus, memory=memory, kept=kept, workdir=workdir, config=config
@@ -102,11 +106,37 @@ def _start(shares: list[list[int]], workdir: Path, config: Config) -> Embedded:
             facts.daemons.append(runner)
         facts = msgspec.structs.replace(facts, url=f"http://127.0.0.1:{port}")
         waiting.until_online(facts.url, facts.token, names)
+        waiting.forget_nodes(facts.url, facts.token, files.former_nodes(names))
     except BaseException:
         _end(facts)
         raise
     files.write_facts(facts)
     return Embedded(facts.url, facts.token, tuple(names), started=True)
+
+
+def _given_cpus(config: Config) -> list[int]:
+    """Return the CPUs that all nodes share: what the configuration says, else the machine's."""
+    machine = sorted(os.sched_getaffinity(0))
+    if not config.runner.cpus:
+        return machine
+    try:
+        chosen = sorted(set(parse_cpulist(config.runner.cpus)).intersection(machine))
+    except ValueError as error:
+        raise ConfigError(f"runner.cpus: {error} (write for example 0-3,8)") from None
+    if not chosen:
+        raise ConfigError(f"runner.cpus = {config.runner.cpus!r}: this machine has none of them")
+    return chosen
+
+
+def _given_memory(config: Config) -> int:
+    """Return the bytes that all nodes share: what the configuration says, else the machine's."""
+    total = psutil.virtual_memory().total
+    if not config.runner.memory:
+        return total
+    try:
+        return min(total, parse_memory(config.runner.memory))
+    except InvalidRequest as error:
+        raise ConfigError(f"runner.memory: {error.reason}") from None
 
 
 def _start_host(kept: files.Secrets, config: Config) -> tuple[Daemon, int]:
@@ -117,6 +147,7 @@ def _start_host(kept: files.Secrets, config: Config) -> tuple[Daemon, int]:
             "network": {"host_port": 0},
             "paths": _paths(config, files.data()),
             "timing": msgspec.to_builtins(config.timing),
+            "retention": msgspec.to_builtins(config.retention),
             "security": {"runner_secret": kept.runner_secret},
             "security.tokens": {"default": kept.token},
         },
@@ -167,7 +198,8 @@ def _start_runner(
 
 
 def _paths(config: Config, state_dir: Path) -> dict[str, object]:
-    kept = {name: getattr(config.paths, name) for name in ("shared_dir", "local_temp_dir")}
+    names = ("shared_dir", "local_temp_dir", "numactl_path")
+    kept = {name: getattr(config.paths, name) for name in names}
     return {**kept, "state_dir": str(state_dir)}
 
 

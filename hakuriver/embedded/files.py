@@ -21,7 +21,7 @@ from hakuriver.embedded.processes import Daemon
 from hakuriver.errors import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
 _LAST_WORDS = 2000
@@ -59,6 +59,12 @@ def log(name: str) -> Path:
 def settings(name: str) -> Path:
     """Return where a daemon's configuration lies."""
     return data() / f"{name}.toml"
+
+
+def former_nodes(names: Sequence[str]) -> list[str]:
+    """Return the nodes of earlier clusters of this user that are not among `names`."""
+    known = {path.stem for path in data().glob("node*.toml")}
+    return sorted(known - set(names))
 
 
 def last_words(name: str) -> str:

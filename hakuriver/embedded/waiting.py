@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hakuriver.client.endpoint import Endpoint
@@ -27,6 +28,12 @@ _PAGE = 1000
 def until_online(url: str, token: str, names: Sequence[str]) -> None:
     """Return when all nodes are online; raise `StartError` with the last words of a late one."""
     run(_until_online(HttpCluster.at(Endpoint(url, token)), set(names)))
+
+
+def forget_nodes(url: str, token: str, names: Sequence[str]) -> None:
+    """Remove those nodes that the host knows and that are not linked up."""
+    if names:
+        run(_forget_nodes(HttpCluster.at(Endpoint(url, token)), names))
 
 
 def kill_tasks(url: str, token: str) -> None:
@@ -56,6 +63,15 @@ async def _until_online(cluster: HttpCluster, names: set[str]) -> None:
     except TimeoutError:
         late = min(names)
         raise StartError(f"{late} did not link up: {files.last_words(late)}") from None
+    finally:
+        await cluster.close()
+
+
+async def _forget_nodes(cluster: HttpCluster, names: Sequence[str]) -> None:
+    try:
+        for name in names:
+            with suppress(Conflict, NotFound):
+                await cluster.forget(name)
     finally:
         await cluster.close()
 

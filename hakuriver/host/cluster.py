@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,8 +18,9 @@ from hakuriver.errors import Conflict, NotFound, StoreError
 from hakuriver.host.feed import Feed
 from hakuriver.host.nodes import Nodes
 from hakuriver.host.pulse import Pulse
-from hakuriver.host.scheduler import Assignment, Demand, Scheduler
-from hakuriver.host.store import Store, queries
+from hakuriver.host.rooms import Assignment, Demand
+from hakuriver.host.scheduler import Scheduler
+from hakuriver.host.store import Store, changes, queries
 from hakuriver.model.ids import Snowflakes
 from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Started
 from hakuriver.model.needs import needs_of
@@ -28,9 +29,10 @@ from hakuriver.model.tasks import FINAL, TaskState
 from hakuriver.model.views import Event, TaskView
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
-    from hakuriver.host.records import TaskRecord
+    from hakuriver.host.records import Request, TaskRecord
+    from hakuriver.model.tasks import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class Cluster:
         self.store = store
         self.scheduler = Scheduler()
         self.tasks: dict[int, TaskRecord] = {}
+        # Tasks that are queued already, and on their way to the disk.
+        self._coming: dict[int, TaskRecord] = {}
         self.feed = Feed(self._replay, rev=store.rev)
         self.moved: Pulse[int] = Pulse()
         self.nodes = Nodes(store, self.scheduler, self.feed)
@@ -61,7 +65,7 @@ class Cluster:
             if record.status is TaskState.PENDING:
                 self.scheduler.enqueue(record.id, demand_of(record))
             else:
-                self.scheduler.hold(record.id, record.node or "", record.placement.cpus)
+                self._hold(record)
 
     async def close(self) -> None:
         """Let the runners go and wait for what is under way."""
@@ -84,23 +88,42 @@ class Cluster:
 
     # -- tasks: what clients ask ------------------------------------------------------------
 
-    async def add(self, records: Sequence[TaskRecord], script: bytes | None) -> None:
-        """Take in the tasks of one submission; on return they are on disk."""
-        for record in records:
-            self.scheduler.enqueue(record.id, demand_of(record))
-        decided = {decision.task_id: decision for decision in self.scheduler.decide()}
-        # Those that start at once are written as assigning: one commit less on their way.
-        records = [_assigned(record, decided.pop(record.id, None)) for record in records]
+    def add(
+        self,
+        records: Sequence[TaskRecord],
+        decided: Mapping[int, Assignment],
+        script: bytes | None,
+        request: Request | None = None,
+    ) -> Coroutine[None, None, None]:
+        """Take in the tasks of one submission; when the returned has run, they are on disk.
+
+        They are in the scheduler's queue, but for those that it has `decided` on already: these
+        are written as assigning, one commit less on their way.
+        """
+        self._coming.update({record.id: record for record in records})
+        # Revs are given in the order of the writes: followers take a smaller one for an old one.
+        records = [
+            msgspec.structs.replace(
+                _assigned(record, decided.get(record.id)), rev=self.store.next_rev()
+            )
+            for record in records
+        ]
+        written = self.store.write(changes.insert_batch, records, script, request)
+        return self._added(records, written, script)
+
+    async def _added(
+        self, records: Sequence[TaskRecord], written: asyncio.Future[None], script: bytes | None
+    ) -> None:
         try:
-            await self.store.insert(records, script)
+            await written
         except BaseException:
             for record in records:
                 self.scheduler.remove(record.id)
             self.schedule()
             raise
         finally:
-            for decision in decided.values():
-                self.spawn(self._assign(decision))
+            for record in records:
+                del self._coming[record.id]
         for record in records:
             self._replace(record)
             if record.status is TaskState.ASSIGNING:
@@ -113,6 +136,13 @@ class Cluster:
             raise NotFound(f"no task {task_id}")
         return record
 
+    async def batch(self, batch_id: int) -> list[TaskRecord]:
+        """Return the tasks of a submission; raise `NotFound`."""
+        records = await self.store.read(queries.batch, batch_id)
+        if not records:
+            raise NotFound(f"no batch {batch_id}")
+        return [self.tasks.get(record.id, record) for record in records]
+
     async def kill(self, task_id: int) -> None:
         """See to it that a task ends, or never runs.
 
@@ -122,20 +152,21 @@ class Cluster:
         """
         record = await self.get(task_id)
         if record.status is TaskState.PENDING:
-            killed = await self.store.transition(
-                task_id,
+            killed = await self.change(
+                record,
                 TaskState.KILLED,
                 only_from=TaskState.PENDING,
                 reason="killed before it started",
                 completed_at=time.time(),
             )
             if killed is not None:
-                self._replace(killed)
                 self.schedule()
                 return
-        asked = await self.store.request_kill(task_id)
-        if asked is None:
+        rev = self.store.next_rev()
+        if not await self.store.write(changes.request_kill, task_id, rev):
             raise Conflict(f"task {task_id} is already {(await self.get(task_id)).status}")
+        present = self.tasks.get(task_id, record)
+        asked = msgspec.structs.replace(present, kill_requested=True, rev=rev)
         self._replace(asked)
         self.nodes.send(asked.node, Kill(task_id=task_id))
 
@@ -152,50 +183,93 @@ class Cluster:
 
     async def started(self, node: str, message: Started) -> None:
         """Take in that a task runs. A task believed lost comes back by it."""
-        record = await self.store.transition(
-            message.task_id,
+        record = await self._its_own(node, message.task_id)
+        if record is None:
+            return
+        changed = await self.change(
+            record,
             TaskState.RUNNING,
             of_node=node,
             started_at=message.started_at,
             completed_at=None,
             reason=None,
+            logs_removed=False,
             stdout_path=message.stdout_path,
             stderr_path=message.stderr_path,
         )
-        if record is not None:
-            self.scheduler.hold(record.id, node, record.placement.cpus)
-            self._replace(record)
+        if changed is not None and record.status is TaskState.LOST:
+            await self._come_back(changed)
+
+    async def _come_back(self, record: TaskRecord) -> None:
+        """Account a task that was believed lost, and repeat a kill that came meanwhile."""
+        self._hold(record)
+        stored = await self.store.read(queries.task, record.id)
+        present = self.tasks.get(record.id)
+        if present is not None and stored is not None and stored.kill_requested:
+            self.tasks[record.id] = msgspec.structs.replace(present, kill_requested=True)
+            self.nodes.send(record.node, Kill(task_id=record.id))
 
     async def finished(self, node: str, message: Finished) -> None:
         """Take in how a task ended, and acknowledge it once that is on disk."""
         if message.exit.status not in FINAL:
             logger.warning("%s told a task's end as %s", node, message.exit.status)
             return
-        record = await self.store.transition(
-            message.task_id,
+        record = await self._its_own(node, message.task_id)
+        if record is None:
+            return
+        changed = self.change(
+            record,
             message.exit.status,
             of_node=node,
             exit_code=message.exit.exit_code,
             reason=message.exit.reason,
             completed_at=message.exit.completed_at,
+            usage=message.exit.usage,
         )
-        if record is not None:
-            self._replace(record)
-            self.schedule()
-        else:
-            record = await self.store.read(queries.task, message.task_id)
-        if record is not None and record.node == node and record.is_final:
+        # The process is gone, whatever the disk says: its successor is assigned by the same fsync.
+        self.scheduler.release(record.id)
+        self.schedule()
+        if await changed is not None or (await self.get(record.id)).is_final:
             self.nodes.send(node, Acknowledge(task_id=record.id))
-        else:
-            logger.warning("%s told the end of task %s, not its own", node, message.task_id)
+
+    async def _its_own(self, node: str, task_id: int) -> TaskRecord | None:
+        """Return a task of which `node` may tell something, None for another's or nobody's."""
+        record = self.tasks.get(task_id) or await self.store.read(queries.task, task_id)
+        if record is None or record.node != node:
+            logger.warning("%s tells of task %s, which is not its own", node, task_id)
+            return None
+        return record
+
+    async def adopt(self, record: TaskRecord, script: bytes | None) -> None:
+        """Take in a task that only its node knew."""
+        self.ids.observe(max(record.id, record.placement.batch_id))
+        if await self.store.write(changes.adopt, record, script):
+            logger.info("Adopted task %s from %s", record.id, record.node)
+            if not record.is_final:
+                self._hold(record)
+            self._replace(record)
+
+    async def claim(self, record: TaskRecord, node: str, placement: Placement) -> None:
+        """Take in that a task, which waits here, was given to `node`: the store is an old copy."""
+        if self.scheduler.position(record.id) is None:
+            return  # it is on its way to another node already
+        self.scheduler.remove(record.id)
+        claimed = await self.change(
+            record,
+            TaskState.ASSIGNING,
+            only_from=TaskState.PENDING,
+            node=node,
+            placement=placement,
+        )
+        if claimed is not None:
+            self._hold(claimed)
 
     async def end(self, record: TaskRecord, to: TaskState, reason: str) -> None:
         """End a task by the host's own judgement, if its state still is the one in `record`."""
-        ended = await self.store.transition(
-            record.id, to, only_from=record.status, reason=reason, completed_at=time.time()
+        ended = await self.change(
+            record, to, only_from=record.status, reason=reason, completed_at=time.time()
         )
         if ended is not None:
-            self._replace(ended)
             self.schedule()
 
     def launch(self, record: TaskRecord) -> None:
@@ -204,34 +278,80 @@ class Cluster:
 
     # -- inside -----------------------------------------------------------------------------
 
+    def change(
+        self,
+        record: TaskRecord,
+        to: TaskState,
+        *,
+        only_from: TaskState | None = None,
+        of_node: str | None = None,
+        **fields: Any,
+    ) -> Coroutine[None, None, TaskRecord | None]:
+        """Enter a state if that is legal, and return the new record, or None.
+
+        It is queued for the disk now, before anything is awaited; see `changes.transition` for
+        the conditions. `fields` are those of the record that change too.
+        """
+        rev = self.store.next_rev()
+        written = self.store.write(
+            changes.transition,
+            record,
+            to,
+            rev,
+            only_from=only_from,
+            of_node=of_node,
+            **changes.columns(fields),
+        )
+        return self._changed(record, written, {**fields, "status": to, "rev": rev})
+
+    async def _changed(
+        self, record: TaskRecord, written: asyncio.Future[bool], fields: Mapping[str, Any]
+    ) -> TaskRecord | None:
+        if not await written:
+            return None
+        # What was written before this has been taken in by now.
+        present = self.tasks.get(record.id, record)
+        changed = msgspec.structs.replace(present, **fields)
+        self._replace(changed)
+        return changed
+
     def schedule(self) -> None:
         """Let the scheduler decide, and carry its decisions out."""
-        for decision in self.scheduler.decide():
-            self.spawn(self._assign(decision))
+        self.carry_out(self.scheduler.decide())
 
-    async def _assign(self, decision: Assignment) -> None:
-        try:
-            record = await self.store.transition(
-                decision.task_id, TaskState.ASSIGNING, node=decision.node, cpus=decision.cpus
+    def carry_out(self, decisions: Iterable[Assignment]) -> None:
+        """Have what the scheduler decided written, and then sent to the nodes."""
+        for decision in decisions:
+            record = self.tasks.get(decision.task_id) or self._coming[decision.task_id]
+            assigned = _assigned(record, decision)
+            changed = self.change(
+                record,
+                TaskState.ASSIGNING,
+                node=assigned.node,
+                placement=assigned.placement,
             )
+            self.spawn(self._assign(record, changed))
+
+    async def _assign(
+        self, record: TaskRecord, changed: Coroutine[None, None, TaskRecord | None]
+    ) -> None:
+        try:
+            assigned = await changed
         except StoreError:
-            await self._put_back(decision.task_id)
-            return
-        if record is None:
-            # It was killed while the decision was on its way.
-            self.scheduler.remove(decision.task_id)
+            present = self.tasks.get(record.id)
+            if present is not None and present.status is TaskState.PENDING:
+                self.scheduler.put_back(record.id, demand_of(record))
+            else:
+                self.scheduler.remove(record.id)
+            await asyncio.sleep(_STORE_PAUSE)
             self.schedule()
             return
-        self._replace(record)
-        await self._launch(record)
-
-    async def _put_back(self, task_id: int) -> None:
-        """Queue a task anew and try again in a while: the store cannot be written."""
-        pending = self.tasks.get(task_id)
-        if pending is not None:
-            self.scheduler.put_back(task_id, demand_of(pending))
-        await asyncio.sleep(_STORE_PAUSE)
-        self.schedule()
+        if assigned is None:
+            # It was killed while the decision was on its way.
+            self.scheduler.remove(record.id)
+            self.schedule()
+            return
+        await self._launch(assigned)
 
     async def launch_message(self, record: TaskRecord) -> Launch:
         """Return the message that starts a task, with its script from the store."""
@@ -250,6 +370,9 @@ class Cluster:
         if link is not None:
             link.send(launch)
 
+    def _hold(self, record: TaskRecord) -> None:
+        self.scheduler.hold(record.id, record.node or "", demand_of(record), record.placement.cpus)
+
     def _replace(self, record: TaskRecord) -> None:
         """Let `record` be the task's present state, and tell everybody."""
         if record.is_final:
@@ -261,27 +384,30 @@ class Cluster:
         self.moved.fire(record.id)
 
     async def _replay(self, after: int) -> list[Event] | None:
-        records = await self.store.read(queries.changed_tasks, after, _REPLAY_LIMIT)
-        if len(records) == _REPLAY_LIMIT:
+        # What is newer comes through the ring, after all that is older.
+        reached = self.feed.rev
+        nodes = [node for node in self.nodes.views() if after < node.rev <= reached]
+        records = await self.store.read(queries.changed_tasks, after, reached, _REPLAY_LIMIT)
+        # Who knows nothing yet need not be told what is gone.
+        if len(records) == _REPLAY_LIMIT or 0 < after < self.store.rev_floor:
             return None
         events = [Event(rev=record.rev, task=self.view(record)) for record in records]
-        events += [
-            Event(rev=node.rev, node=node) for node in self.nodes.views() if node.rev > after
-        ]
+        events += [Event(rev=node.rev, node=node) for node in nodes]
         return sorted(events, key=lambda event: event.rev)
 
 
 def demand_of(record: TaskRecord) -> Demand:
     """Return what a task needs of the scheduler."""
-    target = None if record.node is None else Target(record.node, record.placement.numa_node)
-    needs = needs_of(record.spec, record.placement.numa_node)
-    return Demand(record.spec.required_cores, target, needs)
+    spec, numa = record.spec, record.placement.numa_node
+    target = Target(record.node, numa) if record.node and record.origin.targeted else None
+    memory = spec.required_memory_bytes or 0
+    return Demand(spec.required_cores, memory, target, needs_of(spec, numa))
 
 
 def launch_of(record: TaskRecord, script: bytes | None) -> Launch:
     """Return the message that starts a task."""
     spec = msgspec.structs.replace(record.spec, script=script)
-    return Launch(task_id=record.id, spec=spec, placement=record.placement)
+    return Launch(task_id=record.id, spec=spec, placement=record.placement, origin=record.origin)
 
 
 def _assigned(record: TaskRecord, decision: Assignment | None) -> TaskRecord:

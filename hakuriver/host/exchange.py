@@ -1,17 +1,22 @@
 """What the host does when a runner links up, and when one has been silent for too long.
 
 The runner tells every task it knows; the host compares that with its own, and only then lets
-tasks start on the node.
+tasks start on the node. What the host does not know, since its database is new or an old copy, it
+takes in as the runner tells it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from hakuriver.host.records import TaskRecord
 from hakuriver.host.store import queries
-from hakuriver.model.messages import PROTOCOL, Finished, Kill, Refuse, Started
+from hakuriver.model.messages import PROTOCOL, Acknowledge, Finished, Kill, Refuse, Started
 from hakuriver.model.tasks import TaskState
 
 if TYPE_CHECKING:
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
     from hakuriver.model.messages import Hello, Known
 
 logger = logging.getLogger(__name__)
+
+# So many tasks are compared at a time.
+_PORTION = 256
 
 
 def objection(cluster: Cluster, name: str, hello: Hello) -> Refuse | None:
@@ -48,8 +56,10 @@ def objection(cluster: Cluster, name: str, hello: Hello) -> Refuse | None:
 
 async def reconcile(cluster: Cluster, name: str, link: Link, told: Sequence[Known]) -> None:
     """Bring the host's picture of a node to what its runner told over `link`, then open it."""
-    for known in told:
-        await _take_in(cluster, name, known)
+    for portion in range(0, len(told), _PORTION):
+        # What is told of one task says nothing of another; together they share their commits.
+        some = told[portion : portion + _PORTION]
+        await asyncio.gather(*(_take_in(cluster, name, known) for known in some))
     ids = {known.task_id for known in told}
     untold = [task for task in cluster.tasks.values() if task.node == name and task.id not in ids]
     for record in untold:
@@ -74,8 +84,17 @@ async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
     record = cluster.tasks.get(known.task_id)
     if record is None:
         record = await cluster.store.read(queries.task, known.task_id)
-    if record is None or record.node != name:
+    if record is None:
+        record = _told(cluster, name, known)
+        await cluster.adopt(record, known.spec.script)
+    elif record.status is TaskState.PENDING and record.node in (None, name):
+        await cluster.claim(record, name, known.placement)
+        record = cluster.tasks.get(known.task_id, record)
+    if record.node != name:
+        # It was given to another node, by an older copy of the database: it must run once.
         logger.warning("%s tells of task %s, which is not its own", name, known.task_id)
+        word = Kill if known.exit is None else Acknowledge
+        cluster.nodes.send(name, word(task_id=known.task_id))
         return
     if known.started_at is not None:
         await cluster.started(
@@ -89,8 +108,22 @@ async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
         )
     if known.exit is not None:
         await cluster.finished(name, Finished(task_id=known.task_id, exit=known.exit))
-    elif record.kill_requested:
+    elif record.kill_requested or (record.is_final and record.status is not TaskState.LOST):
+        # What ended here for certain, in a database that is an old copy, must end there too.
         cluster.nodes.send(name, Kill(task_id=known.task_id))
+
+
+def _told(cluster: Cluster, name: str, known: Known) -> TaskRecord:
+    """Return a task as its node tells of it: this store is younger than the task."""
+    return TaskRecord(
+        id=known.task_id,
+        placement=known.placement,
+        origin=known.origin,
+        spec=msgspec.structs.replace(known.spec, script=None),
+        rev=cluster.store.next_rev(),
+        status=TaskState.ASSIGNING,
+        node=name,
+    )
 
 
 async def sweep(cluster: Cluster, silence: float) -> None:
@@ -102,6 +135,8 @@ async def sweep(cluster: Cluster, silence: float) -> None:
         if node.link is not None and _is_silent(node, silence):
             node.link.disconnect(f"silent for {silence:g} s")
     for record in list(cluster.tasks.values()):
+        if record.node is not None and cluster.nodes.find(record.node) is None:
+            await _end_all(cluster, record.node)
         if record.status is not TaskState.RUNNING:
             continue
         # Looked up for each: a node may come back while the ends of others are written.
@@ -109,6 +144,36 @@ async def sweep(cluster: Cluster, silence: float) -> None:
         if its is not None and its.link is None and _is_silent(its, silence):
             reason = f"{record.node} has been silent for {silence:g} s; the node may still tell"
             await cluster.end(record, TaskState.LOST, reason)
+
+
+async def forget(cluster: Cluster, name: str) -> None:
+    """Remove an offline node; its unfinished tasks end, those that may have started as lost.
+
+    Raises:
+        NotFound: there is no such node.
+        Conflict: it is online.
+    """
+    cluster.nodes.check_away(name)
+    # Before the node itself goes: a host that dies in between leaves no task without a node.
+    await _end_all(cluster, name)
+    await cluster.nodes.forget(name)
+    # Those that were on their way to it meanwhile.
+    await _end_all(cluster, name)
+
+
+async def _end_all(cluster: Cluster, name: str) -> None:
+    """End the unfinished tasks of a node that is gone for good, all in one commit."""
+    reason = f"{name} was removed from the cluster"
+    lost = f"{reason}; the node may still tell"
+    await asyncio.gather(
+        *(
+            cluster.end(record, TaskState.FAILED, reason)
+            if record.status is TaskState.PENDING
+            else cluster.end(record, TaskState.LOST, lost)
+            for record in list(cluster.tasks.values())
+            if record.node == name
+        )
+    )
 
 
 def _is_silent(node: Node, silence: float) -> bool:

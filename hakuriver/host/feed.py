@@ -18,6 +18,7 @@ from hakuriver.model.views import Event
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
+KEEP_ALIVE_SECONDS = 10.0
 _RING = 4096
 _RING_BYTES = 16 << 20
 
@@ -65,7 +66,12 @@ class Feed:
                 lines = self._since(seen)
                 seen = self.rev
                 if not lines:
-                    await news.wait()
+                    try:
+                        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                            await news.wait()
+                    except TimeoutError:
+                        # A sign of life; it bears what this follower has got, not what there is.
+                        yield line(Event(rev=seen))
                     continue
             yield b"".join(lines)
 

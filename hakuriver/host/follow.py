@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hakuriver.errors import NotFound
 from hakuriver.host.logs import LinkBroken, Subscription
 from hakuriver.host.pulse import either
 from hakuriver.host.text import Cutter
 from hakuriver.model.messages import LogChunk, LogOpen, LogReset
+from hakuriver.model.quantities import format_duration
 from hakuriver.model.views import LogEndView, LogLine
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ async def follow(services: Services, request: LogOpen) -> AsyncGenerator[bytes, 
     A task that has not started is waited for. When the node's link breaks, the log goes on where
     it was once the node is back.
     """
+    await with_logs(services, request.task_id)
     cutter = Cutter(request.offset)
     while True:
         link = await _link_to(services, request.task_id)
@@ -49,6 +52,18 @@ async def follow(services: Services, request: LogOpen) -> AsyncGenerator[bytes, 
     record = await _final(services, request.task_id)
     end = LogLine(end=LogEndView(status=record.status, size=cutter.offset))
     yield _encode([*cutter.flush(), end])
+
+
+async def with_logs(services: Services, task_id: int) -> TaskRecord:
+    """Return a task whose logs have not been removed; raise `NotFound`."""
+    record = await services.cluster.get(task_id)
+    if record.logs_removed:
+        raise NotFound(
+            f"the logs of task {task_id} are gone; they are kept for "
+            f"{format_duration(services.config.retention.log_days * 86400)} "
+            "(retention.keep_logs_days, keep_tasks_days)"
+        )
+    return record
 
 
 async def _relay(subscription: Subscription, cutter: Cutter) -> AsyncGenerator[bytes, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,14 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from hakuriver._version import __version__
 from hakuriver.errors import Conflict, InvalidRequest, StoreError, Unauthorized
-from hakuriver.host import exchange
+from hakuriver.host import exchange, retention
 from hakuriver.host.api.base import ApiHandler, services_of
 from hakuriver.host.auth import bearer
 from hakuriver.model.auth import runner_token
 from hakuriver.model.ids import parse_id
 from hakuriver.model.messages import (
     MAX_FRAME,
+    Discarded,
     Finished,
     Heartbeat,
     Hello,
@@ -30,10 +32,11 @@ from hakuriver.model.messages import (
     LogOpened,
     LogReset,
     Message,
+    Outbox,
     Started,
     Welcome,
-    decode_from_runner,
     encode,
+    messages_from_runner,
 )
 from hakuriver.model.targets import check_node_name
 from hakuriver.model.tasks import TaskState
@@ -70,6 +73,7 @@ class RunnerLink(WebSocketHandler):
     _name: str
     _known: list[Known]
     _held: list[Message]
+    _outbox: Outbox
     _welcomed = False
     _told = False
     _exchanging = True
@@ -86,6 +90,8 @@ class RunnerLink(WebSocketHandler):
         self._cluster = services.cluster
         self._known = []
         self._held = []
+        loop = asyncio.get_running_loop()
+        self._outbox = Outbox(lambda: loop.call_soon(self._flush))
         self._logs = services.subscriptions
 
     def check_origin(self, origin: str) -> bool:  # noqa: ARG002
@@ -99,37 +105,44 @@ class RunnerLink(WebSocketHandler):
     def on_message(self, message: str | bytes) -> None:
         """Take in one message; nothing here waits, so that the next is read at once."""
         try:
-            decoded = decode_from_runner(
+            decoded = messages_from_runner(
                 message if isinstance(message, bytes) else message.encode()
             )
         except msgspec.DecodeError as error:
             logger.warning("%s sent what is no message: %s", self._name, error)
             self.close(1002, "no message of the runner link")
             return
-        if isinstance(decoded, Hello):
-            self._stored(self._greet(decoded))
-        elif self._welcomed:
+        if self._welcomed:
             self._cluster.nodes.heard(self._name)
-            self._take(decoded)
+        for one in decoded:
+            if isinstance(one, Hello):
+                self._stored(self._greet(one))
+            elif self._welcomed:
+                self._take(one)
 
     def on_close(self) -> None:
         """Show the node as offline at once."""
         self._let_go(self.close_reason or "no reason given")
 
     def send(self, message: Message) -> None:
-        """Send a message; it is lost without a word if the link is broken."""
-        frame = encode(message)
-        if isinstance(message, Launch) and len(frame) > MAX_FRAME // 2:
-            frame = encode(LaunchWaiting(task_id=message.task_id))
-        try:
-            # The future that this returns speaks of flow control; credit bounds what is sent.
-            sent = self.write_message(frame, binary=True)
-        except WebSocketClosedError:
-            return
-        sent.add_done_callback(lambda future: future.exception())
+        """Send a message with this turn of the loop; it is lost if the link is broken."""
+        encoded = encode(message)
+        if isinstance(message, Launch) and len(encoded) > MAX_FRAME // 2:
+            encoded = encode(LaunchWaiting(task_id=message.task_id))
+        self._outbox.add(encoded)
+
+    def _flush(self) -> None:
+        for frame in self._outbox.take():
+            try:
+                # The future that this returns speaks of flow control; credit bounds what is sent.
+                sent = self.write_message(frame, binary=True)
+            except WebSocketClosedError:
+                return
+            sent.add_done_callback(lambda future: future.exception())
 
     def disconnect(self, reason: str) -> None:
         """Break the link; from now on nothing that still comes over it counts."""
+        self._flush()
         # A peer that does not answer the close is cut off by Tornado after five seconds.
         self.close(1001, reason)
         self._let_go(reason)
@@ -150,6 +163,7 @@ class RunnerLink(WebSocketHandler):
         if refusal is not None:
             logger.warning("%s: refused: %s", self._name, refusal.reason)
             self.send(refusal)
+            self._flush()
             self.close(1008, "refused")
             return
         before = self._cluster.nodes.find(self._name)
@@ -173,7 +187,8 @@ class RunnerLink(WebSocketHandler):
         held, self._held = self._held, []
         for message in held:
             self._take(message)
-        logger.info("%s: online", self._name)
+        if self._cluster.nodes.online_link(self._name) is self:
+            logger.info("%s: online", self._name)
 
     def _stored(self, work: Coroutine[None, None, None]) -> None:
         """Do what writes to the store; if that fails, the runner's next exchange repeats it."""
@@ -183,6 +198,9 @@ class RunnerLink(WebSocketHandler):
                 await work
             except StoreError as error:
                 self.disconnect(str(error)[:100])
+            except Exception:
+                logger.exception("%s: what it told could not be taken in", self._name)
+                self.disconnect("a fault of the host; its log has the details")
 
         self._cluster.spawn(guarded())
 
@@ -202,6 +220,8 @@ class RunnerLink(WebSocketHandler):
                 self._stored(self._cluster.started(self._name, message))
             case Finished():
                 self._stored(self._cluster.finished(self._name, message))
+            case Discarded():
+                self._stored(retention.discarded(self._cluster, self._name, message.task_ids))
             case LogOpened() | LogChunk() | LogReset() | LogEnd():
                 self._logs.deliver(self, message)
             case _:
@@ -231,7 +251,22 @@ class WaitingLaunch(ApiHandler):
         await self.finish(encode(await cluster.launch_message(record)))
 
 
+class Check(ApiHandler):
+    """``GET /api/runner/check``: whether a token speaks for a node, asked before it joins."""
+
+    check_page = WaitingLaunch.check_page
+    authenticate = WaitingLaunch.authenticate
+
+    async def get(self) -> None:
+        """Answer which cluster this is."""
+        store = self.services.cluster.store
+        await self.reply(
+            {"node": self.owner, "cluster_id": store.cluster_id, "version": __version__}
+        )
+
+
 ROUTES: list[tuple[str, Any]] = [
     (r"/api/runner", RunnerLink),
+    (r"/api/runner/check", Check),
     (r"/api/runner/launch/([^/]+)", WaitingLaunch),
 ]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from hakuriver.errors import StartError, StoreError
-from hakuriver.host import exchange
+from hakuriver.host import exchange, retention
 from hakuriver.host.app import make_app
 from hakuriver.host.auth import Gate
 from hakuriver.host.cluster import Cluster
 from hakuriver.host.logs import Subscriptions
 from hakuriver.host.services import Services
 from hakuriver.host.store import Store
+from hakuriver.model.auth import cluster_id
 from hakuriver.model.submission import MAX_REQUEST
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# A pause this much longer than asked for, in seconds, is no node's silence.
+_STANDSTILL = 1.0
 # Requests under way get so long to end when the host is told to.
 _CLOSE_SECONDS = 2.0
 
@@ -48,14 +52,18 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
     gate = Gate(config)
     # Before the database: a second host on the same port must not touch anything.
     sockets = _bind(config)
-    store = await asyncio.to_thread(Store, config.db_file)
+    own = cluster_id(config.security.runner_secret)
+    store = await asyncio.to_thread(Store, config.db_file, cluster_id=own)
     cluster = Cluster(store)
     await cluster.load()
     services = Services(config, gate, cluster, Subscriptions())
     # The handlers refuse a body over the limit by name; what is far over is cut off here.
     server = HTTPServer(make_app(services), max_body_size=2 * MAX_REQUEST, max_header_size=64 << 10)
     server.add_sockets(sockets)
-    watch = asyncio.create_task(_watch(cluster, config))
+    watch = {
+        asyncio.create_task(_watch(cluster, config), name="silent nodes"),
+        asyncio.create_task(retention.run(cluster, config.retention), name="retention"),
+    }
     address, port = sockets[0].getsockname()[:2]
     logger.info("Listening on http://%s:%s, database %s", address, port, config.db_file)
     if listening is not None:
@@ -63,10 +71,11 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
     await stop.wait()
     logger.info("Stopping; tasks go on")
     server.stop()
-    watch.cancel()
+    for task in watch:
+        task.cancel()
     await cluster.close()
     await asyncio.wait(
-        {watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
+        {*watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
     )
     await asyncio.to_thread(store.close)
 
@@ -93,10 +102,20 @@ def _bind(config: Config) -> list[socket.socket]:
 async def _watch(cluster: Cluster, config: Config) -> None:
     """Look for nodes that have fallen silent, for as long as the host lives."""
     silence = config.timing.heartbeat_interval * config.timing.heartbeat_timeout_factor
+    interval = config.timing.cleanup_check_interval
     while True:
-        await asyncio.sleep(config.timing.cleanup_check_interval)
+        before = time.monotonic()
+        await asyncio.sleep(interval)
+        stood = time.monotonic() - before - interval
+        if stood > _STANDSTILL:
+            # This process stood still: the nodes' words may wait unread, they were not silent.
+            logger.warning("The host stood still for %.1f s", stood)
+            cluster.nodes.excuse(stood)
+            continue
         try:
             await exchange.sweep(cluster, silence)
         except StoreError:
             # The store has logged why; the next look does what this one could not.
             continue
+        except Exception:
+            logger.exception("Looking for silent nodes failed; the next look is to come")

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hakuriver.errors import NotFound
+from hakuriver.errors import Conflict, NotFound, StoreError
 from hakuriver.host.pulse import Pulse
 from hakuriver.host.records import NodeRecord
+from hakuriver.host.rooms import Part
 from hakuriver.host.store import Store, queries
 from hakuriver.model.needs import lacks_of
 from hakuriver.model.nodes import Metrics, NodeStatus
-from hakuriver.model.views import Event, HealthView, NodeView, NumaHealth, to_iso
+from hakuriver.model.views import (
+    Event,
+    HealthView,
+    NodeView,
+    NumaAccount,
+    NumaHealth,
+    to_iso,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -43,6 +51,13 @@ class Node:
     link: Link | None = None
     online: bool = False
     metrics: Metrics = Metrics()  # noqa: RUF009 - frozen
+
+
+def closed(node: Node) -> str | None:
+    """Return why no task may start on a node, as words after its name; None if one may."""
+    if not node.online:
+        return "is offline"
+    return "is draining" if node.record.draining else None
 
 
 class Nodes:
@@ -106,9 +121,9 @@ class Nodes:
             before = self._nodes[name]
             node.metrics = before.metrics
             node.record = msgspec.structs.replace(record, draining=before.record.draining)
-        self._nodes[name] = node
         self._tell_scheduler(node)
-        await self._store.save_node(node.record)
+        self._nodes[name] = node
+        await self._store.write(queries.save_node, node.record)
 
     async def open(self, name: str, link: Link) -> bool:
         """Let tasks start on a node: its exchange has ended. False if the link broke meanwhile."""
@@ -131,6 +146,46 @@ class Nodes:
         self._tell_scheduler(node)
         spawn(self._publish(node))
 
+    async def drain(self, name: str, *, draining: bool) -> Node:
+        """Let no more tasks start on a node, or let them again; raise `NotFound`."""
+        node = self.get(name)
+        node.record = msgspec.structs.replace(node.record, draining=draining)
+        self._tell_scheduler(node)
+        await self._publish(node)
+        return node
+
+    def check_away(self, name: str) -> None:
+        """Raise `Conflict` for a node that is linked, `NotFound` for one that nobody knows."""
+        if self.get(name).link is not None:
+            raise Conflict(f"{name} is online; stop its runner first, or drain it")
+
+    async def forget(self, name: str) -> None:
+        """Remove a node.
+
+        Raises:
+            NotFound: there is no such node.
+            Conflict: it is linked; it would only come back.
+        """
+        self.check_away(name)
+        node = self._nodes.pop(name)
+        rev = self._store.next_rev()
+        try:
+            await self._store.write(queries.forget_node, name, rev)
+        except StoreError:
+            self._nodes.setdefault(name, node)
+            raise
+        self._store.raise_floor(rev)
+        if name in self._nodes:
+            return  # it came back meanwhile, as a new node
+        self._scheduler.forget_node(name)
+        self._feed.publish(Event(rev=rev, forgotten=name))
+        self.moved.fire(name)
+
+    def excuse(self, seconds: float) -> None:
+        """Take note that nobody could be heard for so long, by no fault of the nodes."""
+        for node in self:
+            node.heard += seconds
+
     def heard(self, name: str, metrics: Metrics | None = None) -> None:
         """Take note of a sign of life."""
         node = self.get(name)
@@ -146,7 +201,8 @@ class Nodes:
     def view(self, node: Node) -> NodeView:
         """Return a node with its accounting."""
         record, info = node.record, node.record.info
-        in_use = sorted(set(info.cpus) - self._scheduler.free(record.name))
+        machine = self._scheduler.machine(record.name)
+        in_use = sorted(set(info.cpus) - machine.room().cpus)
         return NodeView(
             hostname=record.name,
             rev=record.rev,
@@ -157,8 +213,18 @@ class Nodes:
             available_cores=len(info.cpus) - len(in_use),
             cpus_in_use=in_use,
             memory_total_bytes=info.memory_bytes,
+            memory_in_use_bytes=machine.memory_in_use(),
             last_heartbeat=to_iso(record.last_heartbeat),
             numa_topology=info.numa_topology or None,
+            numa_use={
+                key: NumaAccount(
+                    total_cores=len(part.cores),
+                    cores_in_use=len(set(part.cores).intersection(in_use)),
+                    memory_bytes=part.memory_bytes,
+                    memory_in_use_bytes=machine.memory_in_use(int(key)),
+                )
+                for key, part in info.numa_topology.items()
+            },
             launcher=info.launcher,
             capabilities=info.capabilities,
             version=info.version,
@@ -193,18 +259,27 @@ class Nodes:
 
     def _tell_scheduler(self, node: Node) -> None:
         info = node.record.info
-        numa = {int(key): part.cores for key, part in info.numa_topology.items()}
-        takes = node.online and not node.record.draining
-        lacks = lacks_of(info.capabilities)
-        self._scheduler.set_node(node.record.name, info.cpus, numa, lacks=lacks, open_=takes)
+        self._scheduler.set_node(
+            node.record.name,
+            Part(frozenset(info.cpus), info.memory_bytes),
+            {
+                int(key): Part(frozenset(part.cores), part.memory_bytes)
+                for key, part in info.numa_topology.items()
+            },
+            lacks=lacks_of(info.capabilities),
+            closed=closed(node),
+        )
 
     async def _publish(self, node: Node) -> None:
-        """Save a node as it is now under a new rev, then tell everybody."""
+        """Save a node as it is now under a new rev, then tell everybody; not of a forgotten one."""
+        if self.find(node.record.name) is not node:
+            return
         node.record = record = msgspec.structs.replace(node.record, rev=self._store.next_rev())
         try:
-            await self._store.save_node(record)
+            await self._store.write(queries.save_node, record)
         finally:
             # What is true of a link is told even where it cannot be written.
-            view = msgspec.structs.replace(self.view(node), rev=record.rev)
-            self._feed.publish(Event(rev=record.rev, node=view))
+            if self.find(record.name) is node:
+                view = msgspec.structs.replace(self.view(node), rev=record.rev)
+                self._feed.publish(Event(rev=record.rev, node=view))
             self.moved.fire(record.name)

@@ -18,6 +18,7 @@ EPOCH_MS = 1_735_689_600_000
 _SEQUENCES = 1 << 12
 _INSTANCES = 1 << 10
 _MAX_ID = (1 << 63) - 1
+_A_DAY = 86_400_000
 _DIGITS = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
 
 
@@ -49,6 +50,12 @@ class Snowflakes:
         else:
             self._millisecond, self._sequence = self._millisecond + 1, 0
         return self._millisecond << 22 | self._instance << 12 | self._sequence
+
+    def observe(self, taken: int) -> None:
+        """Give larger ids than `taken` from now on; one of a far future is let be."""
+        millisecond = taken >> 22
+        if millisecond <= self._clock_ms() - EPOCH_MS + _A_DAY and millisecond >= self._millisecond:
+            self._millisecond, self._sequence = millisecond, _SEQUENCES - 1
 
 
 def parse_id(text: str, what: str = "task") -> int:

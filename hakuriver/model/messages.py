@@ -1,4 +1,7 @@
-"""Messages of the runner link: MessagePack in binary WebSocket frames, one message each.
+"""Messages of the runner link: MessagePack in binary WebSocket frames.
+
+A frame holds one message, or an array of those that one turn of the sender's event loop brought:
+small messages cost their frame more than themselves.
 
 The runner dials in and says `Hello`; the host answers `Welcome` or `Refuse`. The runner then
 tells every task it knows (`Known`, ended by `KnownEnd`), and only when the host has compared
@@ -8,21 +11,27 @@ repeated without harm.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from hakuriver.model.nodes import Metrics, NodeInfo
-from hakuriver.model.tasks import Exit, Moment, Placement, TaskSpec
+from hakuriver.model.tasks import Exit, Id, Moment, Origin, Placement, TaskSpec
 
-PROTOCOL = 1
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROTOCOL = 2
 #: A control frame is at most this long; a longer `Launch` is fetched by HTTP (`LaunchWaiting`).
 MAX_FRAME = 1 << 20
+# What an array adds to its members.
+_HEAD = 5
 #: A log chunk carries at most this many bytes of a log.
 MAX_CHUNK = 64 << 10
 #: So many bytes of a log may be on their way before the host grants more.
 LOG_WINDOW = 1 << 20
 
+Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Stream = Literal["stdout", "stderr"]
 
 
@@ -52,9 +61,10 @@ class Known(Message, frozen=True, kw_only=True):
     of its logs.
     """
 
-    task_id: int
+    task_id: Id
     spec: TaskSpec
     placement: Placement
+    origin: Origin = Origin()
     started_at: Moment | None = None
     exit: Exit | None = None
     stdout_path: str = ""
@@ -74,7 +84,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 class Started(Message, frozen=True, kw_only=True):
     """The task's process runs. `started_at` is in seconds since the Unix epoch."""
 
-    task_id: int
+    task_id: Id
     started_at: Moment
     stdout_path: str
     stderr_path: str
@@ -83,8 +93,14 @@ class Started(Message, frozen=True, kw_only=True):
 class Finished(Message, frozen=True, kw_only=True):
     """The task ended; repeated at each exchange until the host acknowledges it."""
 
-    task_id: int
+    task_id: Id
     exit: Exit
+
+
+class Discarded(Message, frozen=True, kw_only=True):
+    """Answer to `Discard`: nothing of these tasks is left on the node."""
+
+    task_ids: tuple[Id, ...]
 
 
 class LogOpened(Message, frozen=True, kw_only=True):
@@ -94,8 +110,8 @@ class LogOpened(Message, frozen=True, kw_only=True):
     """
 
     subscription: int
-    size: int
-    offset: int
+    size: Size
+    offset: Size
     error: str | None = None
 
 
@@ -103,7 +119,7 @@ class LogChunk(Message, frozen=True, kw_only=True):
     """Bytes of a log, in order and without gaps; `offset` is that of the first byte."""
 
     subscription: int
-    offset: int
+    offset: Size
     data: bytes
 
 
@@ -117,7 +133,7 @@ class LogEnd(Message, frozen=True, kw_only=True):
     """All that was asked for has been sent. For a follow: the task ended and its log is whole."""
 
     subscription: int
-    size: int
+    size: Size
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -138,27 +154,34 @@ class Refuse(Message, frozen=True, kw_only=True):
 class Launch(Message, frozen=True, kw_only=True):
     """Start this task, once: a repeated id is recognised and answered from the journal."""
 
-    task_id: int
+    task_id: Id
     spec: TaskSpec
     placement: Placement
+    origin: Origin = Origin()
 
 
 class LaunchWaiting(Message, frozen=True, kw_only=True):
     """A `Launch` too large for a frame waits at ``GET /api/runner/launch/<id>``."""
 
-    task_id: int
+    task_id: Id
 
 
 class Kill(Message, frozen=True, kw_only=True):
     """End the task's whole process tree: SIGTERM, grace, SIGKILL; or never start it."""
 
-    task_id: int
+    task_id: Id
 
 
 class Acknowledge(Message, frozen=True, kw_only=True):
     """The task's end is in the host's store; the runner may forget it."""
 
-    task_id: int
+    task_id: Id
+
+
+class Discard(Message, frozen=True, kw_only=True):
+    """Remove the logs, the scripts and the own folders of these tasks, which ended long ago."""
+
+    task_ids: tuple[Id, ...]
 
 
 class LogOpen(Message, frozen=True, kw_only=True):
@@ -168,7 +191,7 @@ class LogOpen(Message, frozen=True, kw_only=True):
     """
 
     subscription: int
-    task_id: int
+    task_id: Id
     stream: Stream
     offset: int = 0
     tail: int | None = None
@@ -196,13 +219,23 @@ FromRunner = (
     | Heartbeat
     | Started
     | Finished
+    | Discarded
     | LogOpened
     | LogChunk
     | LogReset
     | LogEnd
 )
 FromHost = (
-    Welcome | Refuse | Launch | LaunchWaiting | Kill | Acknowledge | LogOpen | LogCredit | LogClose
+    Welcome
+    | Refuse
+    | Launch
+    | LaunchWaiting
+    | Kill
+    | Acknowledge
+    | Discard
+    | LogOpen
+    | LogCredit
+    | LogClose
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -210,13 +243,75 @@ _from_runner: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(From
 _from_host: msgspec.msgpack.Decoder[FromHost] = msgspec.msgpack.Decoder(FromHost)
 
 
+_many_from_runner = msgspec.msgpack.Decoder(list[FromRunner])
+_many_from_host = msgspec.msgpack.Decoder(list[FromHost])
+
+
+class Outbox:
+    """Gathers the messages of one turn of an event loop into as few frames as there may be.
+
+    Args:
+        flush_soon: called when there is something to `take` that there was not before.
+    """
+
+    def __init__(self, flush_soon: Callable[[], object]) -> None:
+        self._flush_soon = flush_soon
+        self._encoded: list[bytes] = []
+
+    def add(self, encoded: bytes) -> None:
+        """Put a message, encoded by `encode`, behind the others."""
+        self._encoded.append(encoded)
+        if len(self._encoded) == 1:
+            self._flush_soon()
+
+    def take(self) -> list[bytes]:
+        """Return the frames to send now, in order, and begin anew."""
+        encoded, self._encoded = self._encoded, []
+        frames: list[bytes] = []
+        while encoded:
+            count, size = 1, len(encoded[0])
+            while count < len(encoded) and size + len(encoded[count]) < MAX_FRAME - _HEAD:
+                size += len(encoded[count])
+                count += 1
+            frames.append(_frame(encoded[:count]))
+            encoded = encoded[count:]
+        return frames
+
+
+def _frame(encoded: list[bytes]) -> bytes:
+    if len(encoded) == 1:
+        return encoded[0]
+    # MessagePack's array of up to 2^32 members.
+    return b"\xdd" + len(encoded).to_bytes(4, "big") + b"".join(encoded)
+
+
 def encode(message: Message) -> bytes:
-    """Return the frame for `message`."""
+    """Return `message` as it stands in a frame."""
     return _encoder.encode(message)
 
 
+def messages_from_runner(frame: bytes) -> list[FromRunner]:
+    """Read all messages of a frame that a runner sent; raise `msgspec.DecodeError`."""
+    if frame[:1] != b"\xdd":
+        return [decode_from_runner(frame)]
+    try:
+        return _many_from_runner.decode(frame)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def messages_from_host(frame: bytes) -> list[FromHost]:
+    """Read all messages of a frame that the host sent; raise `msgspec.DecodeError`."""
+    if frame[:1] != b"\xdd":
+        return [decode_from_host(frame)]
+    try:
+        return _many_from_host.decode(frame)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
 def decode_from_runner(frame: bytes) -> FromRunner:
-    """Read a frame that a runner sent; raise `msgspec.DecodeError` on anything else."""
+    """Read one message that a runner sent; raise `msgspec.DecodeError` on anything else."""
     try:
         return _from_runner.decode(frame)
     except (UnicodeDecodeError, RecursionError) as error:
@@ -224,7 +319,7 @@ def decode_from_runner(frame: bytes) -> FromRunner:
 
 
 def decode_from_host(frame: bytes) -> FromHost:
-    """Read a frame that the host sent; raise `msgspec.DecodeError` on anything else."""
+    """Read one message that the host sent; raise `msgspec.DecodeError` on anything else."""
     try:
         return _from_host.decode(frame)
     except (UnicodeDecodeError, RecursionError) as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 
 class NodeStatus(StrEnum):
@@ -14,11 +16,16 @@ class NodeStatus(StrEnum):
     OFFLINE = "offline"
 
 
+Cpu = Annotated[int, Meta(ge=0, le=1 << 16)]
+Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+NumaNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,3})$")]
+
+
 class NumaNode(msgspec.Struct, frozen=True):
     """One memory domain: its CPU numbers and its memory, as the kernel counts them."""
 
-    cores: tuple[int, ...]
-    memory_bytes: int
+    cores: tuple[Cpu, ...]
+    memory_bytes: Bytes
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +47,9 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     launcher: str
-    cpus: tuple[int, ...]
-    memory_bytes: int
-    numa_topology: dict[str, NumaNode] = {}
+    cpus: tuple[Cpu, ...]
+    memory_bytes: Bytes
+    numa_topology: dict[NumaNumber, NumaNode] = {}
     capabilities: Capabilities = Capabilities()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,10 +24,16 @@ MAX_ARGUMENT = (128 << 10) - 1
 MAX_TOTAL = 1 << 20
 MAX_TARGETS = 1000
 MAX_CORES = 1 << 16
+MAX_KEY = 200
+MAX_MANY = 1000
+#: So many tasks may the submissions of one request make together.
+MAX_TOGETHER = 10_000
+MAX_LOGS = 200
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 _AT = re.compile(r"(?P<reason>.*) - at `(?P<path>[^`]*)`\Z", re.DOTALL)
 
+T = TypeVar("T")
 _Name = Annotated[str, Meta(max_length=200)]
 
 
@@ -36,6 +42,8 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     Memory is in bytes, time in seconds. Without `targets` the scheduler picks a node. Without
     `interpreter` a script runs by its ``#!`` line or, if it has none, with the node's Python.
+    With `queue` off a target that cannot start its task now is refused. The same
+    `idempotency_key` of the same owner again is answered as before, and creates nothing.
     """
 
     command: str | None = None
@@ -52,17 +60,13 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     working_directory: str | None = None
     time_limit_seconds: Annotated[float, Meta(gt=0, le=MAX_DURATION)] | None = None
     name: _Name = ""
+    queue: bool = True
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
         """Decode and check a request's body; raise `InvalidRequest` naming the field."""
-        try:
-            request = msgspec.json.decode(body, type=cls)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequest("body", f"is not valid JSON: {error}") from None
-        return request
+        return decode_body(body, cls)
 
     def to_spec(self) -> TaskSpec:
         """Check all fields and return what a runner needs of them; raise `InvalidRequest`."""
@@ -81,6 +85,7 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             if not self.working_directory.startswith("/"):
                 raise InvalidRequest("working_directory", "must be an absolute path")
         _check_text("name", self.name)
+        _check_text("idempotency_key", self.idempotency_key or "")
         return TaskSpec(
             command=self.command or "",
             arguments=tuple(self.arguments),
@@ -133,6 +138,51 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise InvalidRequest(
                 "arguments", f"arguments and environment exceed {MAX_TOTAL} bytes together"
             )
+
+
+class SubmitManyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /submit-many``: each is answered for itself.
+
+    They are raw JSON here, so that a mistake in one refuses that one alone.
+    """
+
+    submissions: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_MANY)]
+
+
+class RerunRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /rerun/{id}``, which may be empty.
+
+    `env_vars` gives the values of the variables again, which the host has erased.
+    """
+
+    env_vars: dict[str, str] | None = None
+    queue: bool = True
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+
+
+class LogWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A log to follow from the byte `offset`."""
+
+    id: str
+    stream: Literal["stdout", "stderr"] = "stdout"
+    offset: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
+
+
+class StreamRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /stream``: events after a revision (None: from now on), and logs."""
+
+    after: Annotated[int, Meta(ge=0, le=1 << 62)] | None = None
+    logs: Annotated[list[LogWish], Meta(max_length=MAX_LOGS)] = []
+
+
+def decode_body(body: bytes, kind: type[T]) -> T:
+    """Decode and check a request's body; raise `InvalidRequest` naming the field."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest("body", f"is not valid JSON: {error}") from None
 
 
 def _encoded(field: str, text: str) -> bytes:

@@ -55,6 +55,14 @@ def sources_of(state: TaskState) -> frozenset[TaskState]:
     return frozenset(before for before, after in LEGAL.items() if state in after)
 
 
+#: The id of a task or batch.
+Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Small = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+ExitCode = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=1 << 31)]
+#: Seconds since the Unix epoch, to about the year 5100; a number that no date has is refused.
+Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+
+
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One command with its limits, as the runner gets it; the same for a whole batch.
 
@@ -76,21 +84,38 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a task comes from: what only the host knew, kept by the runner for a new database.
+
+    `targeted` means that its node was asked for, not picked; `retry_of` is the task it repeats.
+    """
+
+    owner: str = ""
+    submitted_at: Moment = 0.0
+    targeted: bool = True
+    retry_of: Id | None = None
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where in a batch and on which CPUs a task runs: what differs between its siblings.
 
     `cpus` are CPU numbers as the kernel counts them; empty when the task asked for no cores.
     """
 
-    batch_id: int
-    batch_index: int
-    batch_size: int
-    cpus: tuple[int, ...] = ()
-    numa_node: int | None = None
+    batch_id: Id
+    batch_index: Small
+    batch_size: Small
+    cpus: tuple[Small, ...] = ()
+    numa_node: Small | None = None
 
 
-#: Seconds since the Unix epoch, to about the year 5100; a number that no date has is refused.
-Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a task has used; None where it was not measured.
+
+    `peak_memory_bytes` is the most that its whole process tree held at once.
+    """
+
+    peak_memory_bytes: int | None = None
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +126,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     status: TaskState
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     reason: str | None = None
     completed_at: Moment
+    usage: Usage | None = None

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from hakuriver.model.messages import Stream
 from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
-from hakuriver.model.tasks import TaskState
+from hakuriver.model.tasks import TaskState, Usage
 
 #: Stands for each value of a task's environment in every view.
 MASK = "***"
@@ -48,7 +49,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     working_directory: str | None
     time_limit_seconds: float | None
     retry_of: str | None
-    usage: dict[str, float] | None
+    usage: Usage | None
 
     @property
     def target(self) -> str:
@@ -67,6 +68,13 @@ class TaskList(msgspec.Struct, frozen=True):
     next_before: str | None = None
 
 
+class FieldError(msgspec.Struct, frozen=True):
+    """One field that was not accepted, and why."""
+
+    field: str
+    reason: str
+
+
 class FailedTarget(msgspec.Struct, frozen=True):
     """A target that got no task, and why."""
 
@@ -83,8 +91,45 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
     failed_targets: list[FailedTarget]
 
 
+class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why one of many submissions got no task: what the same one alone would be answered."""
+
+    status: int
+    detail: str | list[FieldError]
+    failed_targets: list[FailedTarget] = []
+
+
+class SubmitManyReply(msgspec.Struct, frozen=True):
+    """One answer for each submission, in their order: a `reply`, or an `error`."""
+
+    answers: list[SubmitAnswer]
+
+
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to one of many submissions; exactly one field is set."""
+
+    reply: SubmitReply | None = None
+    error: ErrorAnswer | None = None
+
+
+class KillBatchReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks of a batch will end; the others had ended already."""
+
+    message: str
+    task_ids: list[str]
+
+
+class NumaAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """What of one NUMA node is given out; memory only to tasks that are bound to it."""
+
+    total_cores: int
+    cores_in_use: int
+    memory_bytes: int
+    memory_in_use_bytes: int
+
+
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """A node with its accounting; counts are whole CPUs."""
+    """A node with its accounting; counts are whole CPUs, memory is that of limits, in bytes."""
 
     hostname: str
     rev: int
@@ -95,8 +140,10 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     available_cores: int
     cpus_in_use: list[int]
     memory_total_bytes: int
+    memory_in_use_bytes: int
     last_heartbeat: str | None
     numa_topology: dict[str, NumaNode] | None
+    numa_use: dict[str, NumaAccount]
     launcher: str
     capabilities: Capabilities
     version: str
@@ -131,12 +178,14 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of ``/events``: a task or node that changed, or, with neither, a sign of life.
 
-    `reset` says that the rows asked for are gone: take a fresh snapshot and go on from `rev`.
+    `forgotten` is the name of a node that was removed. `reset` says that the rows asked for are
+    gone: take a fresh snapshot and go on from `rev`.
     """
 
     rev: int
     task: TaskView | None = None
     node: NodeView | None = None
+    forgotten: str | None = None
     reset: bool = False
 
 
@@ -160,11 +209,19 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end: LogEndView | None = None
 
 
-class FieldError(msgspec.Struct, frozen=True):
-    """One field that was not accepted, and why."""
+class LogNews(LogLine, frozen=True, kw_only=True, omit_defaults=True):
+    """A `LogLine` among those of other logs; `error` says why this one ends without its end."""
 
-    field: str
-    reason: str
+    id: str
+    stream: Stream
+    error: str | None = None
+
+
+class StreamLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of ``POST /stream``: an event, or news of one of the logs."""
+
+    event: Event | None = None
+    log: LogNews | None = None
 
 
 class ErrorView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from hakuriver.model.messages import (
     MAX_FRAME,
     PROTOCOL,
     Acknowledge,
+    Discard,
     FromHost,
     Hello,
     Kill,
@@ -28,10 +29,12 @@ from hakuriver.model.messages import (
     Welcome,
     encode,
 )
-from hakuriver.runner.exits import ExitFolder
+from hakuriver.runner.discarding import Discarding
+from hakuriver.runner.exits import ExitFile
 from hakuriver.runner.journal import Journal
 from hakuriver.runner.link import Link
 from hakuriver.runner.metrics import Gauge, Meter
+from hakuriver.runner.probe import SYSFS
 from hakuriver.runner.starting import Starter
 from hakuriver.runner.state import Identity, StateFolder, boot_id
 from hakuriver.runner.supervision import Supervision
@@ -40,6 +43,7 @@ from hakuriver.runner.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from hakuriver.logfiles import TaskFiles
     from hakuriver.model.nodes import NodeInfo
@@ -54,7 +58,11 @@ _FETCH_PAUSE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
-    """Everything an `Agent` is made from; `url` is the host's, `grace` in seconds."""
+    """Everything an `Agent` is made from; `url` is the host's, `grace` in seconds.
+
+    `numactl` is the program that binds tasks to NUMA nodes, None if the launcher itself does;
+    `sysfs` is where the machine's use is read.
+    """
 
     name: str
     url: str
@@ -62,6 +70,8 @@ class AgentSettings:
     info: NodeInfo
     around: Surroundings
     grace: float
+    numactl: str | None = None
+    sysfs: Path = SYSFS
 
 
 class Agent:
@@ -84,7 +94,7 @@ class Agent:
         self._identity = identity
         self._boot_id = boot_id()
         self._session = uuid.uuid4().hex
-        self._gauge = Gauge(Meter(settings.info.numa_topology).read)
+        self._gauge = Gauge(Meter(settings.info.numa_topology, sysfs=settings.sysfs).read)
         self._link = Link(
             url=settings.url,
             name=settings.name,
@@ -95,18 +105,25 @@ class Agent:
         starter = Starter(
             files=files,
             around=settings.around,
-            able=settings.info.capabilities,
+            info=settings.info,
+            numactl=settings.numactl,
             grace=settings.grace,
         )
         self._tasks = Supervision(
             journal=journal,
             launcher=launcher,
             starter=starter,
-            exits=ExitFolder(state.exits),
+            exits=ExitFile(state.exits),
             boot_id=self._boot_id,
             grace=settings.grace,
             tell=self._link.send,
             ended=self._task_ended,
+        )
+        self._discarding = Discarding(
+            files=files,
+            work_root=settings.around.work_root,
+            is_kept=self._tasks.is_kept,
+            tell=self._link.send,
         )
         self._tail = Tail(files, is_live=self._tasks.is_live, send=self._link.send)
 
@@ -150,6 +167,7 @@ class Agent:
     async def close(self) -> None:
         """Let everything go; tasks go on under their keeper."""
         await self._tail.close_all()
+        await self._discarding.close()
         await self._tasks.close()
         await self._launcher.close()
         self._gauge.close()
@@ -192,6 +210,8 @@ class Agent:
                 self._tasks.kill(message.task_id)
             case Acknowledge():
                 self._tasks.acknowledge(message.task_id)
+            case Discard():
+                self._discarding.discard(message.task_ids)
             case LogOpen():
                 self._tail.open(message)
             case LogCredit():

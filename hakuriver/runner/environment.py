@@ -54,7 +54,7 @@ def task_environment(
     return {
         "HOME": around.home,
         "USER": around.user,
-        "PATH": ":".join(filter(None, (str(Path(around.python).parent), around.path))),
+        "PATH": ":".join(filter(None, (around.python.rpartition("/")[0], around.path))),
         "LANG": "C.UTF-8",
         "TMPDIR": str(around.local_temp_dir or around.temp_dir),
         "PYTHONUNBUFFERED": "1",

@@ -1,47 +1,79 @@
 """Exit records: what a supervisor wrote when a task was over, and what that means.
 
-The file is the truth about a task's end. Reading and removing block on the disk: call them in a
-thread. `decide` is pure.
+The file is the truth about a task's end. All methods of `ExitFile` block on the disk: call them
+in a thread. `decide` is pure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from hakuriver.model.tasks import Exit, TaskState
+from hakuriver.model.quantities import format_duration
+from hakuriver.model.tasks import Exit, TaskState, Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the keeper writes. Times are seconds since the Unix epoch.
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
-    `exit_code` is None when the program could not be started at all; `killed` means that a kill
-    was asked before the main process ended; `reason` says why a start failed.
+Cause = Literal["killed", "timeout", "memory"]
+
+
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor writes. Times are seconds since the Unix epoch.
+
+    `exit_code` is None when the program could not be started at all, and `reason` says why.
+    `cause` is why the task was ended, None when it ended by itself, and `limit` what it had
+    exceeded, in seconds or bytes. The peak is None where there was no limit.
     """
 
     exit_code: int | None
     started_at: float | None
     completed_at: float
-    killed: bool = False
+    cause: Cause | None = None
+    limit: float | None = None
+    peak_memory_bytes: int | None = None
     reason: str | None = None
 
 
 def decide(record: ExitRecord) -> Exit:
     """Return how the task ended, by its exit record."""
-    code = record.exit_code
-    if record.killed:
-        status, reason = TaskState.KILLED, "killed on request"
-    elif code == 0 and record.reason is None:
-        status, reason = TaskState.COMPLETED, None
-    else:
-        status, reason = TaskState.FAILED, record.reason or explain(code)
-    return Exit(status=status, exit_code=code, reason=reason, completed_at=record.completed_at)
+    status, reason = _verdict(record)
+    peak = record.peak_memory_bytes
+    return Exit(
+        status=status,
+        exit_code=record.exit_code,
+        reason=reason,
+        completed_at=record.completed_at,
+        usage=None if peak is None else Usage(peak_memory_bytes=peak),
+    )
+
+
+def _verdict(record: ExitRecord) -> tuple[TaskState, str | None]:
+    limit = record.limit or 0
+    if record.cause == "killed":
+        return TaskState.KILLED, "killed on request"
+    if record.cause == "timeout":
+        return TaskState.FAILED, f"timeout: ran longer than {format_duration(limit)}"
+    if record.cause == "memory":
+        figures = _peak_of(record.peak_memory_bytes or 0, int(limit))
+        return TaskState.KILLED_OOM, f"memory limit exceeded: peak {figures}"
+    if record.exit_code == 0 and record.reason is None:
+        return TaskState.COMPLETED, None
+    return TaskState.FAILED, record.reason or explain(record.exit_code)
+
+
+def _peak_of(peak: int, limit: int) -> str:
+    """Return both in the unit of the limit: ``1.02 of 1.00 GiB``."""
+    power = min(max(limit.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    size = 1 << 10 * power
+    return f"{peak / size:.2f} of {limit / size:.2f} {_UNITS[power]}"
 
 
 def explain(code: int | None) -> str:
@@ -56,27 +88,55 @@ def explain(code: int | None) -> str:
         return f"ended by signal {-code}"
 
 
+class _Line(msgspec.Struct, frozen=True):
+    id: int
+    record: ExitRecord
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
 @dataclass(frozen=True, slots=True)
-class ExitFolder:
-    """The folder with one ``<id>.json`` for each task that is over and not yet forgotten."""
+class ExitFile:
+    """The file to which supervisors append a line for each task that is over.
+
+    There are two generations: `turn_over` drops the older one and makes the present one that.
+    Supervisors open the file for each line, so that it may be renamed at any time.
+    """
 
     path: Path
 
+    @property
+    def old(self) -> Path:
+        """The older generation."""
+        return self.path.with_suffix(".old")
+
+    def load(self) -> dict[int, ExitRecord]:
+        """Return all records; lines that are torn are passed over."""
+        return {**_read(self.old), **_read(self.path)}
+
     def read(self, task_id: int) -> ExitRecord | None:
-        """Return the record; None if there is none, or none that can be read whole."""
-        try:
-            return msgspec.json.decode(
-                (self.path / f"{task_id}.json").read_bytes(), type=ExitRecord
-            )
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        """Return the record of one task, None if there is none."""
+        return self.load().get(task_id)
 
-    def remove(self, task_id: int) -> None:
-        """Forget how a task ended."""
-        (self.path / f"{task_id}.json").unlink(missing_ok=True)
+    def old_ids(self) -> set[int]:
+        """Return the tasks whose records the next `turn_over` drops."""
+        return set(_read(self.old))
 
-    def ids(self) -> set[int]:
-        """Return the tasks that have a record."""
-        if not self.path.is_dir():
-            return set()
-        return {int(path.stem) for path in self.path.glob("*.json") if path.stem.isdigit()}
+    def turn_over(self) -> None:
+        """Drop the older generation, and begin a new one with the next record."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.replace(self.old)
+
+
+def _read(path: Path) -> dict[int, ExitRecord]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    found: dict[int, ExitRecord] = {}
+    for line in filter(None, lines):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            read = _decoder.decode(line)
+            found[read.id] = read.record
+    return found

@@ -9,9 +9,10 @@ A torn last record, from a crash while writing, is cut off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from hakuriver.runner.journal_file import JournalFile
 from hakuriver.runner.records import Entry, Forgotten, Record, apply, records_of, to_line
@@ -22,7 +23,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _IDLE = 1.0
+_SOON = 0.05
 _LARGE = 4 << 20
+
+
+class _Waiting(NamedTuple):
+    """A record on its way to the disk, None for a mark among them, and who waits for it."""
+
+    record: Record | None
+    future: asyncio.Future[None] | None = None
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it must be fsynced before its waiter may go on."""
+        return self.record is not None and self.future is not None
 
 
 class Journal:
@@ -33,9 +47,10 @@ class Journal:
         self._path = path
         self._file = file
         self._thread = thread
-        self._waiting: list[tuple[Record, asyncio.Future[None] | None]] = []
+        self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None
         #: Records in the file that count no more, so that rewriting it gains something.
         self._dead = 0
 
@@ -53,18 +68,32 @@ class Journal:
     async def append_durably(self, record: Record) -> None:
         """Return when `record` is safe on the disk; raise `OSError` if it cannot be written."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enqueue(record, future)
+        self._enqueue(_Waiting(record, future))
         await future
 
     def append_lazily(self, record: Record) -> None:
-        """Note `record` now and write it soon, without an fsync."""
+        """Note `record` now; it is written with the next durable one or soon, without an fsync."""
         apply(self.entries, record)
-        self._enqueue(record, None)
+        self._enqueue(_Waiting(record))
+
+    async def written(self) -> None:
+        """Return when everything noted so far has been written (not fsynced), if that is possible.
+
+        From then on it outlives this process, though not the machine.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Waiting(None, future))
+        with contextlib.suppress(OSError):
+            await future
+
+    async def flush(self) -> None:
+        """Return when everything noted so far has been written, as far as that is possible."""
+        while self._waiting or self._writer is not None:
+            await self._written()
 
     async def close(self) -> None:
         """Write what waits, drop what counts no more, then let the file go."""
-        while self._writer is not None:
-            await self._writer
+        await self.flush()
         if self._timer is not None:
             self._timer.cancel()
         if self._dead:
@@ -72,12 +101,26 @@ class Journal:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
         self._thread.shutdown(wait=False)
 
-    def _enqueue(self, record: Record, future: asyncio.Future[None] | None) -> None:
-        self._waiting.append((record, future))
-        if isinstance(record, Forgotten):
+    def _enqueue(self, one: _Waiting) -> None:
+        self._waiting.append(one)
+        if isinstance(one.record, Forgotten):
             self._dead += 1
+        if one.future is not None:
+            self._write()
+        elif self._writer is None and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_SOON, self._write)
+
+    def _write(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain(), name="journal writer")
+
+    async def _written(self) -> None:
+        self._write()
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
 
     async def _drain(self) -> None:
         try:
@@ -91,8 +134,8 @@ class Journal:
 
     async def _write_batch(self) -> None:
         batch, self._waiting = self._waiting, []
-        data = b"".join(to_line(record) for record, _ in batch)
-        durable = any(future is not None for _, future in batch)
+        data = b"".join(to_line(one.record) for one in batch if one.record is not None)
+        durable = any(one.is_durable for one in batch)
         fault: OSError | None = None
         loop = asyncio.get_running_loop()
         try:
@@ -104,16 +147,15 @@ class Journal:
             # What was noted lazily comes to the disk with the next rewriting.
             self._dead += 1
             fault = error
-        for record, future in batch:
-            self._settle(record, future, fault)
+        for one in batch:
+            self._settle(one, fault)
 
-    def _settle(
-        self, record: Record, future: asyncio.Future[None] | None, fault: OSError | None
-    ) -> None:
+    def _settle(self, one: _Waiting, fault: OSError | None) -> None:
+        future = one.future
         if future is None:
             return
-        if fault is None:
-            apply(self.entries, record)
+        if fault is None and one.record is not None:
+            apply(self.entries, one.record)
         if not future.done():  # its waiter may have been cancelled
             future.set_result(None) if fault is None else future.set_exception(fault)
 

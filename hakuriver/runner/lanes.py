@@ -26,6 +26,10 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(key, done))
 
+    def busy(self, key: int) -> bool:
+        """Whether work for `key` waits or is being done."""
+        return key in self._last
+
     async def close(self) -> None:
         """Cancel what has not ended."""
         tasks = list(self._tasks)

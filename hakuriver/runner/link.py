@@ -32,14 +32,16 @@ from hakuriver.model.messages import (
     KnownEnd,
     Launch,
     Message,
+    Outbox,
     Refuse,
     Welcome,
     decode_from_host,
     encode,
+    messages_from_host,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from hakuriver.model.nodes import Metrics
 
@@ -101,6 +103,7 @@ class Link:
         self._user = user
         self._measure = measure
         self._connection: WebSocketClientConnection | None = None
+        self._outbox = Outbox(self._flush_soon)
         self._delay = _FIRST_DELAY
         self._complaint = ("", 0.0)
 
@@ -124,9 +127,9 @@ class Link:
             self._delay = min(self._delay * 2, _LAST_DELAY)
 
     def send(self, message: Message) -> None:
-        """Send `message` if the link is up; never waits."""
+        """Send `message` if the link is up, with what else this turn of the loop sends."""
         if self._connection is not None:
-            self._write(self._connection, message)
+            self._outbox.add(encode(message))
 
     async def fetch_launch(self, task_id: int) -> Launch:
         """Return a `Launch` too large for a frame; raise `HostUnreachable` if it cannot be had."""
@@ -150,17 +153,21 @@ class Link:
     async def _session(self) -> None:
         connection = await self._connect()
         beating: asyncio.Task[None] | None = None
+        messages = _messages(connection)
         try:
-            welcome = await self._greet(connection)
+            welcome = await self._greet(connection, messages)
             await self._user.welcomed(welcome)
             _log.info("linked to the host at %s", self._url)
             self._delay, self._complaint = _FIRST_DELAY, ("", 0.0)
             self._exchange(connection)
             beating = asyncio.create_task(self._beat(welcome.heartbeat_interval), name="heartbeat")
-            await self._read(connection)
+            async for message in messages:
+                self._user.received(message)
             _log.info("the link to the host at %s closed", self._url)
         finally:
             self._connection = None
+            self._outbox.take()
+            await messages.aclose()
             connection.close()
             if beating is not None:
                 beating.cancel()
@@ -191,11 +198,13 @@ class Link:
             connection.protocol.set_nodelay(True)
         return connection
 
-    async def _greet(self, connection: WebSocketClientConnection) -> Welcome:
-        self._write(connection, self._user.hello())
+    async def _greet(
+        self, connection: WebSocketClientConnection, messages: AsyncGenerator[FromHost, None]
+    ) -> Welcome:
+        _write(connection, encode(self._user.hello()))
         try:
             async with asyncio.timeout(_ANSWER):
-                answer = await self._next(connection)
+                answer = await anext(messages, None)
         except TimeoutError:
             raise HostUnreachable("the host does not answer the runner's hello") from None
         if isinstance(answer, Refuse):
@@ -207,30 +216,23 @@ class Link:
 
     def _exchange(self, connection: WebSocketClientConnection) -> None:
         """Tell all that is known. Without a pause, so that no change falls between."""
+        self._connection = connection
         before, after = self._user.known()
         for message in (*before, KnownEnd(), *after):
-            self._write(connection, message)
-        self._connection = connection
-
-    async def _read(self, connection: WebSocketClientConnection) -> None:
-        while (message := await self._next(connection)) is not None:
-            self._user.received(message)
-
-    async def _next(self, connection: WebSocketClientConnection) -> FromHost | None:
-        frame = await connection.read_message()
-        if frame is None:
-            return None
-        return decode_from_host(frame.encode() if isinstance(frame, str) else frame)
+            self.send(message)
 
     async def _beat(self, interval: float) -> None:
         while True:
             self.send(Heartbeat(metrics=await self._measure()))
             await asyncio.sleep(interval)
 
-    def _write(self, connection: WebSocketClientConnection, message: Message) -> None:
-        with contextlib.suppress(WebSocketClosedError):
-            future = connection.write_message(encode(message), binary=True)
-            future.add_done_callback(_retrieve)
+    def _flush_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        for frame in self._outbox.take():
+            if self._connection is not None:
+                _write(self._connection, frame)
 
     def _complain(self, reason: str) -> None:
         """Log why there is no link: each new reason at once, the same one once a minute."""
@@ -239,6 +241,18 @@ class Link:
         if reason != said or now - moment >= _COMPLAIN:
             self._complaint = (reason, now)
             _log.warning("no link to the host at %s, trying on: %s", self._url, reason)
+
+
+async def _messages(connection: WebSocketClientConnection) -> AsyncGenerator[FromHost, None]:
+    """Give the host's messages until the connection closes."""
+    while (frame := await connection.read_message()) is not None:
+        for message in messages_from_host(frame.encode() if isinstance(frame, str) else frame):
+            yield message
+
+
+def _write(connection: WebSocketClientConnection, frame: bytes) -> None:
+    with contextlib.suppress(WebSocketClosedError):
+        connection.write_message(frame, binary=True).add_done_callback(_retrieve)
 
 
 def _explain(error: HTTPError) -> str:

@@ -22,7 +22,8 @@ from hakuriver.model.targets import check_node_name
 from hakuriver.runner.agent import Agent, AgentSettings
 from hakuriver.runner.environment import Surroundings
 from hakuriver.runner.launchers.process import ProcessLauncher, shut_down
-from hakuriver.runner.probe import probe
+from hakuriver.runner.numa import find_numactl
+from hakuriver.runner.probe import SYSFS, probe
 from hakuriver.runner.state import StateFolder
 
 if TYPE_CHECKING:
@@ -60,19 +61,22 @@ def node_token(config: Config) -> str:
     )
 
 
-async def serve(config: Config, *, default_workdir: Path | None = None) -> None:
+async def serve(
+    config: Config, *, default_workdir: Path | None = None, sysfs: Path = SYSFS
+) -> None:
     """Be a runner until SIGTERM or SIGINT; tasks go on when it ends.
 
     Args:
         config: the settings.
         default_workdir: where tasks start when neither they nor the shared directory say so;
             None for a folder of each task's own.
+        sysfs: where the machine's topology and use are read.
 
     Raises:
         ConfigError: a setting cannot be used; the message names it.
         StartError: another runner works in the same folder, or the host refuses this one.
     """
-    settings = await asyncio.to_thread(_settings, config, default_workdir)
+    settings = await asyncio.to_thread(_settings, config, default_workdir, sysfs)
     state = state_folder(config)
     await asyncio.to_thread(state.make)
     lock = await asyncio.to_thread(state.lock)
@@ -124,14 +128,17 @@ def _stop_signals() -> Generator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-def _settings(config: Config, default_workdir: Path | None) -> AgentSettings:
+def _settings(config: Config, default_workdir: Path | None, sysfs: Path) -> AgentSettings:
+    numactl = find_numactl(config.paths.numactl_path)
     return AgentSettings(
         name=node_name(config),
         url=config.host_url,
         token=node_token(config),
-        info=probe(config),
+        info=probe(config, sysfs=sysfs, numactl=numactl),
         around=_surroundings(config, default_workdir),
         grace=config.timing.kill_grace,
+        numactl=numactl,
+        sysfs=sysfs,
     )
 
 

@@ -1,16 +1,19 @@
-"""The machine's NUMA topology as the kernel tells it, from a root that tests may replace."""
+"""NUMA: the topology as the kernel tells it, and the program that binds to it."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hakuriver.errors import ConfigError
 from hakuriver.model.cpulist import parse_cpulist
 from hakuriver.model.nodes import NumaNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 _MEMINFO = re.compile(r"Node \d+ (\w+):\s+(\d+) kB", re.ASCII)
 
@@ -42,3 +45,20 @@ def read_topology(root: Path, allowed: Iterable[int]) -> dict[str, NumaNode]:
         cores = tuple(cpu for cpu in cpus if cpu in usable)
         topology[str(number)] = NumaNode(cores=cores, memory_bytes=memory)
     return topology
+
+
+def find_numactl(configured: str) -> str | None:
+    """Return the path of ``numactl``: the configured one, else from PATH, None if there is none.
+
+    Raises:
+        ConfigError: the configured one is no program.
+    """
+    if not configured:
+        return shutil.which("numactl")
+    path = Path(configured).expanduser().absolute()
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise ConfigError(
+            f"paths.numactl_path: {path} is no program that can be executed: correct the key, or "
+            "leave it empty to take numactl from PATH"
+        )
+    return str(path)

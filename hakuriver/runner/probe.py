@@ -14,7 +14,8 @@ from hakuriver.errors import ConfigError, InvalidRequest
 from hakuriver.model.cpulist import format_cpulist, parse_cpulist
 from hakuriver.model.nodes import Capabilities, NodeInfo
 from hakuriver.model.quantities import parse_memory
-from hakuriver.runner.launchers.child import set_memory_policy
+from hakuriver.runner.launchers.memory import can_measure
+from hakuriver.runner.launchers.spawning import can_set_memory_policy, set_memory_policy
 from hakuriver.runner.numa import read_topology
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ SYSFS = Path("/sys")
 _MPOL_DEFAULT = 0
 
 
-def probe(config: Config, *, sysfs: Path = SYSFS) -> NodeInfo:
-    """Return what the runner gives out of this machine.
+def probe(config: Config, *, sysfs: Path = SYSFS, numactl: str | None = None) -> NodeInfo:
+    """Return what the runner gives out of this machine, where `numactl` binds if there is one.
 
     Raises:
         ConfigError: ``runner.cpus``, ``runner.memory`` or ``runner.launcher`` cannot be had here.
@@ -40,9 +41,8 @@ def probe(config: Config, *, sysfs: Path = SYSFS) -> NodeInfo:
         memory_bytes=_memory(config.runner.memory),
         numa_topology=topology,
         capabilities=Capabilities(
-            memory_limit="launcher process sets no memory limits yet",
-            time_limit="launcher process sets no time limits yet",
-            numa_binding=_numa_fault() if topology else "the kernel tells no NUMA topology",
+            memory_limit=None if can_measure() else "the kernel does not tell what processes hold",
+            numa_binding=_numa_fault(numactl) if topology else "the kernel tells no NUMA topology",
             private_network="launcher process cannot isolate the network",
             private_pid="launcher process cannot isolate process ids",
         ),
@@ -89,8 +89,10 @@ def _memory(wanted: str) -> int:
     return size
 
 
-def _numa_fault() -> str | None:
+def _numa_fault(numactl: str | None) -> str | None:
     """Return why memory cannot be bound here; tried on a thread that ends at once."""
+    if numactl is not None and not can_set_memory_policy():
+        return None
     faults: list[str | None] = []
     thread = threading.Thread(target=lambda: faults.append(set_memory_policy(_MPOL_DEFAULT, None)))
     thread.start()

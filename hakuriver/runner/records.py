@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hakuriver.model.tasks import Exit, Placement, TaskSpec
+from hakuriver.model.tasks import Exit, Origin, Placement, TaskSpec
 from hakuriver.runner.launchers.base import Running
 
 
@@ -20,6 +20,7 @@ class Launched(_Record, frozen=True, kw_only=True):
     spec: TaskSpec
     placement: Placement
     boot_id: str
+    origin: Origin = Origin()
 
 
 class Began(_Record, frozen=True, kw_only=True):

@@ -1,12 +1,13 @@
-"""From a `Launch` to the order for the launcher: checks, the script's file, the task's folder."""
+"""From a `Launch` to the order for the launcher: checks, limits, binding, the script's file."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from hakuriver.errors import StartError
+from hakuriver.model.cpulist import format_cpulist
 from hakuriver.model.needs import needs_of, unmet
 from hakuriver.runner.environment import (
     Surroundings,
@@ -20,63 +21,97 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hakuriver.logfiles import TaskFiles
-    from hakuriver.model.nodes import Capabilities
+    from hakuriver.model.nodes import NodeInfo
     from hakuriver.model.tasks import Placement, TaskSpec
+
+
+class _Binding(TypedDict):
+    cpus: tuple[int, ...]
+    numa_node: int | None
+    prefix: tuple[str, ...]
 
 
 class Starter:
     """Makes orders.
 
     Args:
-        files: where scripts and logs go.
+        files: where scripts and logs go; its folders exist.
         around: what is the same for all tasks.
-        able: what the node can enforce.
-        grace: seconds that what a task leaves behind gets to end.
+        info: what the node has and can enforce.
+        numactl: the program that binds tasks to NUMA nodes; None: the launcher itself does.
+        grace: seconds that a task gets to end.
     """
 
     def __init__(
-        self, *, files: TaskFiles, around: Surroundings, able: Capabilities, grace: float
+        self,
+        *,
+        files: TaskFiles,
+        around: Surroundings,
+        info: NodeInfo,
+        numactl: str | None,
+        grace: float,
     ) -> None:
         self.files = files
         self._around = around
-        self._able = able
+        self._info = info
+        self._numactl = numactl
         self._grace = grace
 
     async def order(self, task_id: int, spec: TaskSpec, placement: Placement) -> StartOrder:
-        """Put down what the task needs on the disk and return the order to start it.
+        """Put down the task's script, if it has one, and return the order to start it.
 
         Raises:
             StartError: the task cannot or must not run here.
         """
-        reason = unmet(needs_of(spec, placement.numa_node), self._able)
+        reason = unmet(needs_of(spec, placement.numa_node), self._info.capabilities)
         if reason is not None:
             raise StartError(f"this node cannot give {reason}")
+        binding = self._binding(placement)
+        argv = (spec.command, *spec.arguments)
+        if spec.script is not None:
+            argv = await self._scripted(task_id, spec, spec.script)
         workdir = working_directory(self._around, task_id, spec)
-        try:
-            await asyncio.to_thread(self._prepare, task_id, spec, workdir)
-        except OSError as error:
-            raise StartError(f"cannot write {error.filename}: {error.strerror}") from None
         return StartOrder(
             id=task_id,
-            argv=command_line(spec, self.files.script(task_id), self._around.python),
+            argv=argv,
             env=task_environment(self._around, task_id, spec, placement),
             cwd=str(workdir),
+            make_cwd=workdir.parent == self._around.work_root,
             stdout=str(self.files.log(task_id, "stdout")),
             stderr=str(self.files.log(task_id, "stderr")),
-            cpus=placement.cpus,
-            numa_node=placement.numa_node,
             grace=self._grace,
+            time_limit=spec.time_limit_seconds,
+            memory_limit=spec.required_memory_bytes,
+            **binding,
         )
 
-    def _prepare(self, task_id: int, spec: TaskSpec, workdir: Path) -> None:
-        self.files.make()
-        if workdir.parent == self._around.work_root:
-            workdir.mkdir(mode=0o700, exist_ok=True)
-        if spec.script is not None:
-            _write_script(self.files.script(task_id), spec.script)
+    async def _scripted(self, task_id: int, spec: TaskSpec, script: bytes) -> tuple[str, ...]:
+        """Write the task's script; return the command line that runs it."""
+        path = self.files.script(task_id)
+        try:
+            await asyncio.to_thread(_write_script, path, script)
+        except OSError as error:
+            raise StartError(f"cannot write {error.filename}: {error.strerror}") from None
+        return command_line(spec, path, self._around.python)
+
+    def _binding(self, placement: Placement) -> _Binding:
+        """Return which CPUs and memory the task is bound to, and by whom."""
+        cpus, node = placement.cpus, placement.numa_node
+        if node is None:
+            return {"cpus": cpus, "numa_node": None, "prefix": ()}
+        domain = self._info.numa_topology.get(str(node))
+        if domain is None:
+            raise StartError(f"this node has no NUMA node {node}")
+        cpus = cpus or domain.cores
+        if self._numactl is None:
+            return {"cpus": cpus, "numa_node": node, "prefix": ()}
+        pinning = (f"--physcpubind={format_cpulist(cpus)}",) if cpus else ()
+        prefix = (self._numactl, *pinning, f"--membind={node}", "--")
+        return {"cpus": (), "numa_node": None, "prefix": prefix}
 
 
 def _write_script(path: Path, script: bytes) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o700)

@@ -39,8 +39,8 @@ class StateFolder:
 
     @property
     def exits(self) -> Path:
-        """Where the keeper writes how tasks ended."""
-        return self.keeper / "exits"
+        """Where the keeper's minders write how tasks ended."""
+        return self.keeper / "exits.ndjson"
 
     @property
     def work(self) -> Path:

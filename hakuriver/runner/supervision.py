@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from hakuriver.errors import HostUnreachable, StartError
 from hakuriver.model.messages import Finished, Known, Launch, Message, Started
-from hakuriver.runner.exits import ExitFolder, decide
+from hakuriver.runner.exits import ExitFile, decide
 from hakuriver.runner.lanes import Lanes
+from hakuriver.runner.launchers.base import Running
 from hakuriver.runner.records import Began, Ended, Entry, Forgotten, KillAsked, Launched
 from hakuriver.runner.recovery import could_not_start, judge, never_started, orphaned
 
@@ -26,12 +27,19 @@ if TYPE_CHECKING:
     from hakuriver.model.tasks import Exit
     from hakuriver.runner.exits import ExitRecord
     from hakuriver.runner.journal import Journal
-    from hakuriver.runner.launchers.base import Launcher, Running
+    from hakuriver.runner.launchers.base import Launcher
     from hakuriver.runner.starting import Starter
 
     Fetch = Callable[[int], Awaitable[Launch]]
 
 _log = logging.getLogger(__name__)
+
+#: Seconds for which a start may wait for the end: both together cost the host half as much.
+_TOGETHER = 0.003
+#: After so many ends a new generation of exit records begins.
+_GENERATION = 2000
+#: The lane of work that is for no task.
+_TIDYING = -1
 
 
 class Supervision:
@@ -54,7 +62,7 @@ class Supervision:
         journal: Journal,
         launcher: Launcher,
         starter: Starter,
-        exits: ExitFolder,
+        exits: ExitFile,
         boot_id: str,
         grace: float,
         tell: Callable[[Message], None],
@@ -71,11 +79,14 @@ class Supervision:
         self._lanes = Lanes()
         #: Launches that came in and are not journaled yet.
         self._coming: set[int] = set()
+        self._ends = 0
+        #: Starts that are told in a moment, or with the task's end if that comes before.
+        self._starts: dict[int, asyncio.TimerHandle] = {}
 
     async def recover(self) -> None:
         """Find out what became of each journaled task, and take up watching those that run."""
         running = await self._launcher.open(self)
-        recorded = await asyncio.to_thread(self._exits.ids)
+        records = await asyncio.to_thread(self._exits.load)
         abandoned: dict[int, Running | None] = {}
         for task_id, entry in list(self._journal.entries.items()):
             if entry.exit is not None:
@@ -83,17 +94,20 @@ class Supervision:
             if task_id in running:
                 await self._take_up(entry, running[task_id])
                 continue
-            record = await asyncio.to_thread(self._exits.read, task_id)
+            record = records.get(task_id)
+            if record is not None and record.started_at is not None and entry.running is None:
+                began = Running(id=task_id, pid=0, start=0, started_at=record.started_at)
+                self._journal.append_lazily(Began(task_id=task_id, running=began))
             if record is None and entry.launch is not None:
                 abandoned[task_id] = entry.running
             self._end(task_id, judge(entry, record, boot_id=self._boot_id, now=time.time()))
         # What lost its supervisor would use CPUs that the host gives to others.
         await self._launcher.end_survivors(abandoned)
-        for task_id in recorded - self._journal.entries.keys():
-            await asyncio.to_thread(self._exits.remove, task_id)
 
     async def close(self) -> None:
         """Handle no more messages; tasks go on."""
+        for timer in self._starts.values():
+            timer.cancel()
         await self._lanes.close()
 
     def is_live(self, task_id: int) -> bool:
@@ -102,6 +116,10 @@ class Supervision:
             return True
         entry = self._journal.entries.get(task_id)
         return entry is not None and entry.exit is None
+
+    def is_kept(self, task_id: int) -> bool:
+        """Whether this runner still answers for the task: it is coming, runs, or must be told."""
+        return task_id in self._coming or task_id in self._journal.entries
 
     def known(self) -> tuple[list[Message], list[Message]]:
         """Return `Known` for every task with a launch, and what is to be said after `KnownEnd`."""
@@ -132,7 +150,9 @@ class Supervision:
 
     def acknowledge(self, task_id: int) -> None:
         """Forget a task whose end is in the host's store."""
-        self._lanes.put(task_id, partial(self._forget, task_id))
+        entry = self._journal.entries.get(task_id)
+        if entry is not None and entry.exit is not None:
+            self._journal.append_lazily(Forgotten(task_id=task_id))
 
     # Events of the launcher
 
@@ -140,7 +160,9 @@ class Supervision:
         """The program runs."""
         if self.is_live(running.id):
             self._journal.append_lazily(Began(task_id=running.id, running=running))
-            self._tell(self._started(running))
+            self._starts[running.id] = asyncio.get_running_loop().call_later(
+                _TOGETHER, self._lanes.put, running.id, partial(self._start_written, running.id)
+            )
 
     def finished(self, task_id: int, record: ExitRecord | None) -> None:
         """The task is over."""
@@ -191,6 +213,7 @@ class Supervision:
             spec=message.spec,
             placement=message.placement,
             boot_id=self._boot_id,
+            origin=message.origin,
         )
         try:
             await self._journal.append_durably(record)
@@ -222,13 +245,6 @@ class Supervision:
             self._journal.append_lazily(KillAsked(task_id=task_id))
             await self._launcher.kill(task_id, grace=self._grace)
 
-    async def _forget(self, task_id: int) -> None:
-        entry = self._journal.entries.get(task_id)
-        if entry is None or entry.exit is None:
-            return
-        self._journal.append_lazily(Forgotten(task_id=task_id))
-        await asyncio.to_thread(self._exits.remove, task_id)
-
     async def _read_end(self, task_id: int) -> None:
         record = await asyncio.to_thread(self._exits.read, task_id)
         entry = self._journal.entries.get(task_id)
@@ -251,8 +267,33 @@ class Supervision:
         if entry is None or entry.exit is not None:
             return
         self._journal.append_lazily(Ended(task_id=task_id, exit=end))
+        self._tell_start(task_id)
         self._tell(Finished(task_id=task_id, exit=end))
         self._ended(task_id)
+        self._ends += 1
+        if self._ends % _GENERATION == 0:
+            self._lanes.put(_TIDYING, self._tidy)
+
+    async def _tidy(self) -> None:
+        """Drop exit records, as soon as the journal tells all that they tell."""
+        await self._journal.flush()
+        entries = self._journal.entries
+        old = await asyncio.to_thread(self._exits.old_ids)
+        if all(entries[each].exit is not None for each in old if each in entries):
+            await asyncio.to_thread(self._exits.turn_over)
+
+    async def _start_written(self, task_id: int) -> None:
+        """Tell that a task runs, when this runner's death can no longer make it unknown."""
+        await self._journal.written()
+        self._tell_start(task_id)
+
+    def _tell_start(self, task_id: int) -> None:
+        """Tell that a task runs, unless that has been told."""
+        timer = self._starts.pop(task_id, None)
+        entry = self._journal.entries.get(task_id)
+        if timer is not None and entry is not None and entry.running is not None:
+            timer.cancel()
+            self._tell(self._started(entry.running))
 
     def _repeat(self, task_id: int, entry: Entry) -> None:
         if entry.exit is not None:
@@ -275,6 +316,7 @@ class Supervision:
             task_id=task_id,
             spec=launch.spec,
             placement=launch.placement,
+            origin=launch.origin,
             started_at=entry.running.started_at if entry.running else None,
             exit=entry.exit,
             stdout_path=str(files.log(task_id, "stdout")),

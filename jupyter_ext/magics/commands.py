@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.show import node_table, status_table, task_table
 from hakuriver.client.endpoint import embedded_endpoint
+from jupyter_ext.magics import running
 from jupyter_ext.magics.render import table
-from jupyter_ext.magics.screen import Screen
 from jupyter_ext.magics.session import read_token
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from hakuriver.model.messages import Stream
+    from hakuriver.client.futures import Batch, Task
     from jupyter_ext.magics.render import Rendered
     from jupyter_ext.magics.session import Session
 
@@ -59,7 +59,9 @@ def nodes(session: Session, options: argparse.Namespace) -> Rendered:  # noqa: A
 
 def tasks(session: Session, options: argparse.Namespace) -> Rendered:
     """Return the table of tasks, newest first."""
-    found = session.client().tasks(state=options.state, node=options.node, limit=options.limit)
+    found = session.client().tasks(
+        state=options.state, node=options.node, mine=options.mine, limit=options.limit
+    )
     return table(task_table(found))
 
 
@@ -68,37 +70,58 @@ def status(session: Session, options: argparse.Namespace) -> Rendered:
     return table(status_table(session.client().status(options.id)))
 
 
-def logs(session: Session, options: argparse.Namespace) -> None:
-    """Print what a task has written to one stream so far."""
-    stream: Stream = "stderr" if options.stderr else "stdout"
-    screen = Screen(lambda _, text: _show(text), hint="; see fewer with --tail N")
-    for line in session.client().task(options.id).logs(stream, tail=options.tail):
-        screen.add("stdout", line + "\n")
-    screen.finish()
-    screen.drain()
-
-
 def kill(session: Session, options: argparse.Namespace) -> None:
     """Ask for a task's end."""
     _say(session.client().kill(options.id))
 
 
-COMMANDS: dict[str, Callable[[Session, argparse.Namespace], Rendered | None]] = {
+def kill_batch(session: Session, options: argparse.Namespace) -> None:
+    """Ask for the end of all tasks of a batch."""
+    _say(session.client().kill_batch(options.id).message)
+
+
+def drain(session: Session, options: argparse.Namespace) -> None:
+    """Let a node get no new tasks."""
+    node = session.client().drain(options.node)
+    _say(f"{node.hostname} gets no new tasks until %hakuriver resume {node.hostname}")
+
+
+def resume(session: Session, options: argparse.Namespace) -> None:
+    """Let a node get new tasks again."""
+    _say(f"{session.client().resume(options.node).hostname} gets new tasks again")
+
+
+def forget(session: Session, options: argparse.Namespace) -> None:
+    """Remove a node that is offline."""
+    _say(session.client().forget(options.node))
+
+
+def last(session: Session, options: argparse.Namespace) -> Task | Batch:  # noqa: ARG001
+    """Return the last future of this session."""
+    return session.last_future()
+
+
+COMMANDS: dict[str, Callable[[Session, argparse.Namespace], object]] = {
     "up": up,
     "down": down,
     "connect": connect,
     "nodes": nodes,
     "tasks": tasks,
     "status": status,
-    "logs": logs,
+    "logs": running.logs,
     "kill": kill,
+    "kill-batch": kill_batch,
+    "drain": drain,
+    "resume": resume,
+    "forget": forget,
+    "submit": running.submit,
+    "attach": running.attach,
+    "wait": running.wait,
+    "rerun": running.rerun,
+    "last": last,
 }
 
 
 def _say(text: str) -> None:
-    _show(text + "\n")
-
-
-def _show(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -6,7 +6,9 @@ cell still counts as failed. The classes made here keep their kind: a `TaskFaile
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from IPython.core.getipython import get_ipython
 
 from hakuriver.errors import HakuRiverError
 
@@ -27,7 +29,15 @@ class Brief(Exception):  # noqa: N818 - it says how an error is shown, it is non
 
     def _render_traceback_(self) -> list[str]:
         first, *rest = str(self).splitlines() or [""]
-        return [f"{_RED}{type(self).__name__}{_PLAIN}: {first}", *rest, *self.more]
+        name = type(self).__name__
+        head = name if _colourless() else f"{_RED}{name}{_PLAIN}"
+        return [f"{head}: {first}", *rest, *self.more]
+
+
+def _colourless() -> bool:
+    # IPython 8 writes it NoColor.
+    shell: Any = get_ipython()
+    return shell is not None and str(shell.colors).lower() == "nocolor"
 
 
 class CellInterrupted(Brief, KeyboardInterrupt):

@@ -14,11 +14,14 @@ from IPython.core.magic import (
 )
 
 from hakuriver.cli.options import SubmitOptions
+from hakuriver.client.follow import follow
 from hakuriver.errors import HakuRiverError
 from jupyter_ext.magics.cell import Cell
 from jupyter_ext.magics.commands import COMMANDS
 from jupyter_ext.magics.errors import brief
-from jupyter_ext.magics.parsers import HelpShown, cell_parser, line_parser, parse
+from jupyter_ext.magics.feed import Feed
+from jupyter_ext.magics.lines import parse_line
+from jupyter_ext.magics.parsers import HelpShown, cell_parser, parse
 from jupyter_ext.magics.session import Session
 
 if TYPE_CHECKING:
@@ -47,25 +50,28 @@ class HakuRiverMagics(Magics):
 
         ``%%hakuriver [options]`` sends the cell's text, as it is, to a node and shows its output
         and state here while it runs. It runs as Python unless its first line starts with ``#!``.
-        An interrupt kills it. ``%%hakuriver --help`` lists the options.
+        An interrupt kills it. With ``--detach`` the cell's value is the future, at once, and the
+        output goes on here. ``%%hakuriver --help`` lists the options.
 
-        ``%hakuriver COMMAND`` is one of up, down, connect URL, nodes, tasks, status ID, logs ID
-        and kill ID. ``%hakuriver --help`` tells more.
+        ``%hakuriver COMMAND`` looks after the cluster (up, down, connect URL, nodes, drain,
+        resume and forget NODE), after tasks (tasks, status, logs, kill and rerun ID, kill-batch)
+        and after futures (submit … -- COMMAND, attach ID, wait, last). ``%hakuriver --help``
+        tells more.
         """
         names = {**self._user_names(), **(local_ns or {})}
         try:
             if cell is None:
-                options = parse(line_parser(), line, names)
+                options = parse_line(line, names)
                 return COMMANDS[options.command](self.session, options)
-            self._run_cell(parse(cell_parser(), line, names), cell)
+            return self._run_cell(parse(cell_parser(), line, names), cell)
         except HelpShown:
             pass
         except HakuRiverError as error:
             raise brief(error) from None
         return None
 
-    def _run_cell(self, options: argparse.Namespace, body: str) -> None:
-        """Run `body` in the foreground; its future goes to the variable that was asked for."""
+    def _run_cell(self, options: argparse.Namespace, body: str) -> Task | Batch | None:
+        """Run `body`; its future goes to the variable asked for, or is returned with --detach."""
         submit_options = SubmitOptions.from_namespace(options, os.environ)
         client = self.session.client()
         interpreter = [options.python] if options.python else ["sh"] if options.shell else None
@@ -76,10 +82,15 @@ class HakuRiverMagics(Magics):
             return future
 
         def store(future: Task | Batch) -> None:
+            self.session.keep(future)
             if options.out:
                 self._user_names()[options.out] = future
 
-        Cell(submit, store=store).run(raise_error=not options.no_raise_error)
+        cell = Cell(Feed(submit, follow), store=store, on_interrupt=options.on_interrupt)
+        if options.detach:
+            return cell.detach(self.session.show_behind)
+        cell.run(raise_error=not options.no_raise_error)
+        return None
 
     def _user_names(self) -> dict[str, Any]:
         return cast("dict[str, Any]", cast("Any", self.shell).user_ns)

@@ -57,44 +57,32 @@ def cell_parser() -> MagicParser:
         action="store_true",
         help="a task that fails shows in the status line alone",
     )
-    return parser
-
-
-def line_parser() -> MagicParser:
-    """Return the parser of a ``%hakuriver`` line; the command's name is in ``command``."""
-    parser = MagicParser(prog="%hakuriver", allow_abbrev=False, description="Look after a cluster.")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=MagicParser
+    group.add_argument(
+        "--detach",
+        "--bg",
+        action="store_true",
+        help="return the future at once; the output goes on under this cell",
     )
-    up = commands.add_parser("up", help="start a cluster on this machine, or find the running one")
-    up.add_argument("--nodes", type=_count, metavar="N", help="how many nodes (default 1)")
-    commands.add_parser("down", help="stop the cluster that up started")
-    connect = commands.add_parser("connect", help="use the host at this address from now on")
-    connect.add_argument("url", metavar="URL")
-    token = connect.add_mutually_exclusive_group()
-    token.add_argument("--token", help="the client token")
-    token.add_argument("--token-file", metavar="FILE", help="a file that holds the token")
-    commands.add_parser("nodes", help="list the nodes")
-    tasks = commands.add_parser("tasks", help="list tasks, newest first")
-    tasks.add_argument("--state", metavar="S")
-    tasks.add_argument("--node", metavar="N")
-    tasks.add_argument("--limit", type=_count, default=50, metavar="N", help="how many at most")
-    _add_id(commands.add_parser("status", help="show one task"))
-    logs = commands.add_parser("logs", help="print what a task has written so far")
-    _add_id(logs)
-    logs.add_argument("--stderr", action="store_true", help="its stderr, not its stdout")
-    logs.add_argument("--tail", type=_count, metavar="N", help="the last N lines alone")
-    _add_id(commands.add_parser("kill", help="end a task"))
+    group.add_argument(
+        "--on-interrupt",
+        choices=("kill", "detach"),
+        default="kill",
+        help="what an interrupt does: end the task (kill), or leave it running",
+    )
     return parser
 
 
 def parse(parser: MagicParser, line: str, names: Mapping[str, Any]) -> argparse.Namespace:
     """Return the options on `line` after filling in ``{name}`` and ``$name`` from `names`."""
+    return parser.parse_args(split(parser.prog, line, names))
+
+
+def split(prog: str, line: str, names: Mapping[str, Any]) -> list[str]:
+    """Return the words of `line`, filled in from `names`."""
     try:
-        words = shlex.split(fill(parser.prog, line, names))
+        return shlex.split(fill(prog, line, names))
     except ValueError as error:
-        raise UsageError(f"{parser.prog}: {error} in: {line}") from None
-    return parser.parse_args(words)
+        raise UsageError(f"{prog}: {error} in: {line}") from None
 
 
 def fill(prog: str, line: str, names: Mapping[str, Any]) -> str:
@@ -115,16 +103,6 @@ def fill(prog: str, line: str, names: Mapping[str, Any]) -> str:
         f"{prog}: cannot fill in the line ({reason}); for the characters themselves write "
         "{{ and }}, or put $ in single quotes"
     )
-
-
-def _add_id(parser: MagicParser) -> None:
-    parser.add_argument("id", metavar="ID", help="the task's id")
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0):  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
 
 
 def _variable(text: str) -> str:

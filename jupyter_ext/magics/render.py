@@ -62,8 +62,12 @@ class Rendered:
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+    def bundle(self) -> dict[str, str]:
+        """Return both by their MIME types."""
         return {"text/plain": self.text, "text/html": self.html}
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return self.bundle()
 
 
 def status_line(
@@ -74,19 +78,20 @@ def status_line(
 ) -> Rendered:
     """Return the one line that says how the tasks of a cell stand, `note` at its end."""
     if len(views) == 1 and not refused:
-        head, parts = f"task {views[0].task_id}", _one(views[0])
+        head, parts = [f"task {views[0].task_id}"], _one(views[0])
     else:
-        head, parts = f"batch {views[0].batch_id}", _many(views, refused)
+        # Tasks of several batches are waited for together.
+        batches = {view.batch_id for view in views}
+        head = [f"batch {batch}" for batch in batches] if len(batches) == 1 else []
+        parts = _many(views, refused)
     state = worst([view.status for view in views])
     mark, colour = LOOK[state]
     if refused and state is TaskState.COMPLETED:
         mark, colour = LOOK[TaskState.FAILED]
-    parts = [part for part in (*parts, note) if part]
-    html = " · ".join(f"<span>{escape(part)}</span>" for part in parts)
+    text = " · ".join(part for part in (*head, *parts, note) if part)
     return Rendered(
-        " · ".join([f"{mark} {head}", *parts]),
-        f'<div style="{_LINE}">'
-        f'<span style="color: {colour}">{mark}</span> {escape(head)} · {html}</div>',
+        f"{mark} {text}",
+        f'<div style="{_LINE}"><span style="color: {colour}">{mark}</span> {escape(text)}</div>',
     )
 
 

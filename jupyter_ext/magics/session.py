@@ -1,26 +1,33 @@
-"""The shell's connection to a host: one client, made when it is first needed."""
+"""What the magics of one shell share: a client, the last future, what goes on behind cells."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from IPython.core.error import UsageError
+
 from hakuriver.client.sync import Client
 from hakuriver.errors import ConfigError
+from jupyter_ext.magics.background import Background
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hakuriver.client.futures import Batch, Task
     from hakuriver.model.views import NodeView
+    from jupyter_ext.magics.viewer import Viewer
 
 
 class Session:
-    """Holds the one client that all magics of a shell use.
+    """Holds the one client that all magics of a shell use, made when it is first needed.
 
     A client that is replaced serves its futures until the last of them is gone.
     """
 
     def __init__(self) -> None:
         self._client: Client | None = None
+        self._last: Task | Batch | None = None
+        self._backgrounds: list[Background] = []
 
     def client(self) -> Client:
         """Return the client, made from variables, file or running cluster if there is none."""
@@ -44,8 +51,30 @@ class Session:
         if self._client is not None and self._client.address == url:
             self.close()
 
+    def keep(self, future: Task | Batch) -> None:
+        """Take `future` as the last one of this session."""
+        self._last = future
+
+    def last_future(self) -> Task | Batch:
+        """Return the last future; `UsageError` before the first."""
+        if self._last is None:
+            raise UsageError(
+                "%hakuriver: there is no last future yet; run a cell, submit or attach first"
+            )
+        return self._last
+
+    def show_behind(self, viewer: Viewer) -> None:
+        """Let `viewer` go on under its cell while later cells run."""
+        self._backgrounds = [one for one in self._backgrounds if one.running]
+        background = Background(viewer)
+        self._backgrounds.append(background)
+        background.start()
+
     def close(self) -> None:
         """Close the client, if there is one; the next use makes a new one."""
+        for background in self._backgrounds:
+            background.stop()
+        self._backgrounds.clear()
         client, self._client = self._client, None
         if client is not None:
             client.close()

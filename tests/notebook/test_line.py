@@ -122,3 +122,48 @@ def test_unload_takes_the_magics_away(second_kernel: Kernel) -> None:
     assert "not found" in shown.stderr
     shown = second_kernel.run("%%hakuriver\nprint()", ok=False)
     assert "not found" in shown.stderr
+
+
+def test_a_drained_node_gets_no_tasks_until_it_is_resumed(kernel: Kernel) -> None:
+    try:
+        shown = kernel.run("%hakuriver drain node2")
+        assert shown.stdout == ("node2 gets no new tasks until %hakuriver resume node2\n")
+        assert "draining" in kernel.run("%hakuriver nodes").result["text/plain"]
+        refused = kernel.run("%%hakuriver --target node2\nprint()", ok=False)
+        assert refused.error_name == "SubmissionRefused"
+        assert "draining" in refused.error
+    finally:
+        assert kernel.run("%hakuriver resume node2").stdout == "node2 gets new tasks again\n"
+    assert kernel.run("%%hakuriver --target node2\nprint(1)").stdout == "1\n"
+
+
+def test_a_node_that_answers_is_not_forgotten(kernel: Kernel) -> None:
+    for line, name in (("forget node1", "Conflict"), ("drain nosuch", "NotFound")):
+        shown = kernel.run(f"%hakuriver {line}", ok=False)
+        assert shown.error_name == name
+        assert len(shown.error.splitlines()) == 1, shown.error
+
+
+def test_a_batch_is_killed(kernel: Kernel) -> None:
+    kernel.run("long = %hakuriver submit -t node1 -t node2 -- sleep 600")
+    assert kernel.run("%hakuriver kill-batch {long.batch_id}").stdout
+    shown = kernel.run("%hakuriver wait", ok=False)
+    assert shown.error_name == "TaskKilled"
+    assert "2 tasks: 2 killed" in shown.status
+
+
+def test_a_task_runs_again_with_its_variables(kernel: Kernel) -> None:
+    kernel.run("%%hakuriver --shell -t node1 --env WORD=old\necho $WORD")
+    shown = kernel.run("first = %hakuriver last\n%hakuriver rerun {first.task_id}", ok=False)
+    assert shown.error_name == "InvalidRequest"
+    assert "give them again" in shown.error
+    shown = kernel.run("%hakuriver rerun {first.task_id} --env WORD=new")
+    assert shown.result["text/plain"].startswith("<Task ")
+    shown = kernel.run("again = %hakuriver last\n%hakuriver attach {again.task_id}")
+    assert shown.stdout == "new\n"
+    shown = kernel.run("again.status().retry_of == first.task_id")
+    assert shown.result["text/plain"] == "True"
+
+
+def test_my_own_tasks_are_listed(kernel: Kernel, done: str) -> None:
+    assert done in kernel.run("%hakuriver tasks --mine").result["text/plain"]

@@ -68,6 +68,7 @@ def test_the_quickstart_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("[1/", "hello from node1", "names so far", "[figure]", "KeyError", "is down"):
         assert words in done.stdout
+    assert "behind: step 4 of 4" in done.stdout
     assert "first output after" in done.stdout
     cells = read(tmp_path / "out" / "quickstart.ipynb")["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -79,13 +80,15 @@ class Reply:
 class Cluster:
     """A host and its runners. The `nodes` map each name to the CPUs that it may give out.
 
-    `settings` are laid over every daemon's configuration, section by section.
+    `settings` are laid over every daemon's configuration, section by section. With `sysfs` the
+    runners read their NUMA topology there.
     """
 
     root: Path
     nodes: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    sysfs: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -114,6 +117,7 @@ class Cluster:
             for name, cpus in self.nodes.items()
         }
         self._checked: dict[str, int] = {}
+        self._expected: list[str] = []
         self._clients: list[subprocess.Popen[bytes]] = []
 
     # Daemons.
@@ -143,11 +147,37 @@ class Cluster:
 
         wait_until(online, timeout=15, what=f"{name} online")
 
+    def node(self, name: str) -> Any:
+        """Return a node as the host shows it; None if there is none of that name."""
+        nodes = {node["hostname"]: node for node in self.get("/api/nodes")["nodes"]}
+        return nodes.get(name)
+
     def node_status(self, name: str) -> str | None:
-        for node in self.get("/api/nodes")["nodes"]:
-            if node["hostname"] == name:
-                return str(node["status"])
-        return None
+        node = self.node(name)
+        return str(node["status"]) if node else None
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL these at once, each ``host`` or a node; keepers and tasks stay."""
+        daemons = [self._named(name) for name in names]
+        for daemon in daemons:
+            daemon.check_alive()
+            os.kill(daemon.pid, signal.SIGKILL)
+        for name, daemon in zip(names, daemons, strict=True):
+            assert daemon.process is not None
+            assert daemon.process.wait(5) == -signal.SIGKILL, name
+            daemon.process = None
+
+    def restart(self, *names: str) -> None:
+        """Start these again, each ``host`` or a node, and wait until they are all linked."""
+        for name in names:
+            self._named(name).start()
+        wait_until(self._healthy, what="the host's /healthz")
+        for name in names:
+            if name != "host":
+                self.wait_online(name)
+
+    def _named(self, name: str) -> Daemon:
+        return self.host if name == "host" else self.runners[name]
 
     def stop(self) -> None:
         """End everything that was started; fail if something does not end or stays behind."""
@@ -176,6 +206,10 @@ class Cluster:
         online = any(runner.process for runner in self.runners.values())
         wait_until(quiet, timeout=10 if online else 0, what="all tasks ended", interval=0.1)
 
+    def expect_trouble(self, *words: str) -> None:
+        """Let lines that hold one of these words pass: the test makes that trouble itself."""
+        self._expected += words
+
     def check_logs(self) -> None:
         """Fail if a daemon has logged trouble since the last check."""
         troubles: list[str] = []
@@ -183,6 +217,8 @@ class Cluster:
             text = daemon.text()
             new = text[self._checked.get(name, 0) :]
             self._checked[name] = len(text)
+            lines = new.splitlines()
+            new = "\n".join(line for line in lines if not any(map(line.count, self._expected)))
             if _TROUBLE.search(new):
                 troubles.append(f"trouble in the log of {name}:\n{new[-8000:]}")
         assert not troubles, "\n".join(troubles)
@@ -199,8 +235,9 @@ class Cluster:
         name = name or role
         more = {**more, "paths": {"state_dir": str(self.state_dir(name))}}
         config = self._write_config(name, more)
+        injected = ["--sysfs", str(self.sysfs)] if self.sysfs and role == "runner" else []
         return Daemon(
-            argv=[role, "-c", str(config)],
+            argv=[role, "-c", str(config), *injected],
             env=self._daemons_env,
             cwd=self.root / name / "cwd",
             log=self.root / f"{name}.log",
@@ -252,6 +289,12 @@ class Cluster:
         """Return the JSON of a GET that must succeed."""
         reply = self.http("GET", path)
         assert reply.status == 200, f"GET {path}: {reply.status} {reply.body!r}"
+        return reply.json()
+
+    def post(self, path: str, body: object = None, *, status: int = 202) -> Any:
+        """Return the JSON of a POST that must be answered with `status`."""
+        reply = self.http("POST", path, body=body)
+        assert reply.status == status, f"POST {path}: {reply.status} {reply.body!r}"
         return reply.json()
 
     @contextmanager
@@ -406,9 +449,15 @@ class Cluster:
     def after_test(self) -> None:
         """Leave a shared cluster as the next test expects it: nothing runs, nothing is wrong."""
         self._end_clients()
-        self.kill_unfinished()
+        dead = [name for name, daemon in self._daemons() if not daemon.process]
+        self.restart(*dead)
+        assert not dead, f"left without {dead}"
         self.check_alive()
+        for name in self.nodes:
+            self.wait_online(name)
+        self.kill_unfinished()
         self.check_logs()
+        self._expected.clear()
 
 
 def write_toml(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:

@@ -25,8 +25,8 @@ from hakuriver.model.messages import (
     KnownEnd,
     Message,
     Welcome,
-    decode_from_host,
     encode,
+    messages_from_host,
 )
 from hakuriver.model.nodes import Metrics
 from support.host_world import hello, open_world
@@ -52,6 +52,7 @@ class Wire:
     def __init__(self, socket: WebSocketClientConnection) -> None:
         self.socket = socket
         self.over = False
+        self._heard: list[FromHost] = []
 
     async def say(self, *messages: Message) -> None:
         for message in messages:
@@ -59,9 +60,13 @@ class Wire:
 
     async def hear(self) -> FromHost | None:
         """Return the next message, None once the link has closed."""
-        frame = await asyncio.wait_for(self.socket.read_message(), _SECONDS)
-        self.over = self.over or frame is None
-        return None if frame is None else decode_from_host(frame)  # type: ignore[arg-type]
+        if not self._heard:
+            frame = await asyncio.wait_for(self.socket.read_message(), _SECONDS)
+            if frame is None:
+                self.over = True
+                return None
+            self._heard = messages_from_host(frame)  # type: ignore[arg-type]
+        return self._heard.pop(0)
 
     async def hear_a(self, kind: type[M]) -> M:
         """Return the next message, which must be of one kind."""
@@ -74,6 +79,55 @@ class Wire:
         while not self.over:
             await self.hear()
         return self.socket.close_code
+
+
+def detail(response: HTTPResponse) -> Any:
+    """Return what an error's body says."""
+    assert response.headers["Content-Type"] == "application/json"
+    return json.loads(response.body)["detail"]
+
+
+def body_of(response: HTTPResponse, code: int) -> Any:
+    """Return the JSON of an answer with this code."""
+    assert response.code == code, response.body
+    assert response.headers["Content-Type"] == "application/json"
+    return json.loads(response.body)
+
+
+class Stream:
+    """One streamed answer, read by hand so that the client can leave it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.head = b""
+
+    @classmethod
+    async def open(cls, server: Server, path: str, *, body: bytes | None = None) -> Stream:
+        """Ask for a stream, with POST if there is a body, and read the head of its answer."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Authorization: Bearer {TOKEN}\r\n"
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{head}\r\n".encode() + (body or b""))
+        stream = cls(reader, writer)
+        assert b" 200 " in await stream.line()
+        while (line := await stream.line()) != b"\r\n":
+            stream.head += line
+        return stream
+
+    async def line(self) -> bytes:
+        return await asyncio.wait_for(self.reader.readline(), _SECONDS)
+
+    async def json(self) -> Any:
+        """Return the next line of NDJSON: one lies in each chunk here."""
+        while not (line := await self.line()).startswith(b"{"):
+            assert line, "the stream has ended"
+        return json.loads(line)
+
+    async def leave(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
 
 
 @dataclass
@@ -117,11 +171,19 @@ class Server:
         assert response.code == 200, response.body
         return json.loads(response.body)
 
-    async def submit(self, **fields: Any) -> HTTPResponse:
-        body = json.dumps(fields).encode()
+    async def post(
+        self, path: str, content: Any = None, *, token: str | None = TOKEN
+    ) -> HTTPResponse:
+        """Send JSON; bytes go as they are, None as an empty body."""
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        if content is None:
+            return await self.ask(path, method="POST", body=b"", token=token)
         return await self.ask(
-            "/api/submit", method="POST", body=body, Content_Type="application/json"
+            path, method="POST", body=body, token=token, Content_Type="application/json"
         )
+
+    async def submit(self, **fields: Any) -> HTTPResponse:
+        return await self.post("/api/submit", fields)
 
     async def submitted(self, **fields: Any) -> list[int]:
         """Return the ids of a submission that succeeds."""

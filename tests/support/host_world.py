@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import peewee
 
 from hakuriver.host import exchange
 from hakuriver.host.cluster import Cluster
 from hakuriver.host.store import Store
-from hakuriver.host.submission import submit
+from hakuriver.host.submission import Submission
 from hakuriver.model.messages import (
     PROTOCOL,
     Finished,
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import pytest
+
     from hakuriver.host.records import TaskRecord
-    from hakuriver.model.views import TaskView
+    from hakuriver.model.views import SubmitReply, TaskView
 
 M = TypeVar("M", bound=Message)
 
@@ -55,10 +59,32 @@ class FakeLink:
         return [int(getattr(message, "task_id")) for message in self.of(kind)]  # noqa: B009
 
 
+class Commits:
+    """Counts the commits of a store while it is in use, and can let them fail.
+
+    `failing` is how many of the next ones fail. One that fails is tried once more by the store.
+    """
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.failing = 0
+        commit = store._database.commit
+
+        def counted() -> None:
+            self.count += 1
+            if self.failing:
+                self.failing -= 1
+                raise peewee.OperationalError("database or disk is full")
+            commit()
+
+        monkeypatch.setattr(store._database, "commit", counted)
+
+
 def node_info(
     cpus: Iterable[int] = range(2),
     *,
     numa: Mapping[str, Iterable[int]] | None = None,
+    memory: int = 1 << 32,
     capabilities: Capabilities | None = None,
 ) -> NodeInfo:
     """Return what a runner tells of a machine."""
@@ -67,7 +93,7 @@ def node_info(
         version="0",
         launcher="process",
         cpus=tuple(cpus),
-        memory_bytes=1 << 32,
+        memory_bytes=memory,
         numa_topology=topology,
         capabilities=capabilities or Capabilities(),
     )
@@ -108,6 +134,7 @@ def known(record: TaskRecord, *, at: float | None = None, end: Exit | None = Non
         task_id=record.id,
         spec=record.spec,
         placement=record.placement,
+        origin=record.origin,
         started_at=at,
         exit=end,
         stdout_path="/o",
@@ -176,14 +203,27 @@ class World:
         """Say that a link has broken."""
         self.cluster.nodes.detach(name, link, self.cluster.spawn)
 
-    async def submit(self, *targets: str, **fields: object) -> list[int]:
-        """Submit a command (or what `fields` say) and return the tasks' ids."""
-        if "script" not in fields:
+    async def ask(
+        self, *targets: str, owner: str = "alice", retry_of: int | None = None, **fields: Any
+    ) -> SubmitReply:
+        """Submit a command (or what `fields` say) and return the answer."""
+        if not fields.get("script"):
             fields.setdefault("command", "true")
-        request = SubmitRequest(targets=list(targets) or None, **fields)  # type: ignore[arg-type]
-        reply = await submit(self.cluster, request, "alice")
+        request = SubmitRequest(targets=list(targets) or None, **fields)
+        return await Submission(self.cluster, request, owner, retry_of=retry_of).submit()
+
+    async def submit(self, *targets: str, **fields: Any) -> list[int]:
+        """Submit as `ask` does, wait for what follows from it, and return the tasks' ids."""
+        reply = await self.ask(*targets, **fields)
         await self.settle()
         return [int(task_id) for task_id in reply.task_ids]
+
+    async def lose(self, task_id: int, name: str = "n") -> TaskRecord:
+        """Let a started task be lost: its node's link breaks, and it is silent for too long."""
+        record = await self.record(task_id)
+        await self.leave(name)
+        await exchange.sweep(self.cluster, -1)
+        return record
 
     async def start(self, task_id: int, *, node: str = "n") -> None:
         """Let the node say that a task runs."""
@@ -214,7 +254,11 @@ class World:
 
     def free(self, node: str = "n") -> set[int]:
         """Return the CPUs that nobody holds."""
-        return set(self.cluster.scheduler.free(node))
+        return set(self.cluster.scheduler.room(node).cpus)
+
+    def held(self, node: str = "n") -> set[int]:
+        """Return the tasks that hold something of a node."""
+        return set(self.cluster.scheduler.machine(node).held)
 
     def launches(self, node: str = "n") -> list[int]:
         """Return the ids that were sent to a node over its present link."""
@@ -224,7 +268,7 @@ class World:
 @asynccontextmanager
 async def open_world(path: Path) -> AsyncIterator[World]:
     """Open a host's store and cluster on the database `path`, and close both in order."""
-    store = await asyncio.to_thread(Store, path)
+    store = await asyncio.to_thread(Store, path, cluster_id="cluster")
     try:
         world = World(store)
         await world.cluster.load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import KernelManager
@@ -12,6 +13,7 @@ from jupyter_client.manager import KernelManager
 from support.processes import clean_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -30,6 +32,7 @@ class Shown:
     error: str = ""
     error_name: str = ""
     ok: bool = True
+    idle: bool = False
 
     @property
     def stdout(self) -> str:
@@ -45,13 +48,17 @@ class Shown:
         assert len(self.displays) == 1, self.displays
         return next(iter(self.displays.values()))["text/plain"]
 
-    def take(self, message: dict[str, Any]) -> bool:
-        """Take a message of the kernel; False once it is idle again."""
+    def holds(self, text: str) -> bool:
+        """Tell whether `text` is in a stream or was in the status line."""
+        return any(text in each for each in (self.stdout, self.stderr, *self.history))
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take a message of the kernel; some come after the cell's end."""
         kind, content = message["msg_type"], message["content"]
         self.kinds.append(kind)
         match kind:
             case "status":
-                return bool(content["execution_state"] != "idle")
+                self.idle = content["execution_state"] == "idle"
             case "stream":
                 self.streams.append((content["name"], content["text"]))
                 self.arrivals.append((time.time(), content["text"]))
@@ -65,7 +72,6 @@ class Shown:
             case "error":
                 self.error = _ANSI.sub("", "\n".join(content["traceback"]))
                 self.error_name = content["ename"]
-        return True
 
 
 class Kernel:
@@ -83,10 +89,13 @@ class Kernel:
         self._client = self._manager.blocking_client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=30)
+        self._cells: dict[str, Shown] = {}
 
     def start(self, code: str) -> Running:
-        """Send a cell; the result tells what it shows."""
-        return Running(self, self._client.execute(code), Shown())
+        """Send a cell; the result tells what it shows, also after its end."""
+        request = self._client.execute(code)
+        self._cells[request] = Shown()
+        return Running(self, request, self._cells[request])
 
     def run(self, code: str, *, timeout: float = 30, ok: bool | None = True) -> Shown:
         """Run a cell to its end; with `ok`, fail unless it ended like that."""
@@ -98,14 +107,17 @@ class Kernel:
         """Do what the stop button does."""
         self._manager.interrupt_kernel()
 
-    def message(self, parent: str, deadline: float) -> dict[str, Any]:
-        """Return the next output message of the cell whose request was `parent`."""
-        while True:
-            left = deadline - time.monotonic()
-            assert left > 0, "the cell does not get on"
+    def take(self, deadline: float) -> None:
+        """Let the cell that the next output message belongs to have it."""
+        left = deadline - time.monotonic()
+        assert left > 0, "the cell does not get on"
+        try:
             message: dict[str, Any] = self._client.get_iopub_msg(timeout=left)
-            if message["parent_header"].get("msg_id") == parent:
-                return message
+        except Empty:
+            raise AssertionError("the kernel says nothing more") from None
+        shown = self._cells.get(message["parent_header"].get("msg_id"))
+        if shown is not None:
+            shown.take(message)
 
     def reply(self, parent: str, deadline: float) -> dict[str, Any]:
         """Return the reply to the request `parent`."""
@@ -114,6 +126,11 @@ class Kernel:
             message: dict[str, Any] = self._client.get_shell_msg(timeout=left)
             if message["parent_header"].get("msg_id") == parent:
                 return message
+
+    def restart(self) -> None:
+        """Do what the restart button does: nothing of the old session is left."""
+        self._manager.restart_kernel()
+        self._client.wait_for_ready(timeout=30)
 
     def stop(self) -> None:
         """End the kernel and close its channels."""
@@ -131,19 +148,26 @@ class Running:
     shown: Shown
 
     def until(self, text: str, *, timeout: float = 20) -> Shown:
-        """Wait until `text` is in a stream, the status line or the error of the cell."""
+        """Wait until `text` is in a stream or was in the status line of the cell."""
+        return self.until_it(lambda shown: shown.holds(text), what=text, timeout=timeout)
+
+    def until_it(
+        self, found: Callable[[Shown], bool], *, what: str = "", timeout: float = 20
+    ) -> Shown:
+        """Wait until `found` says yes to what the cell shows."""
         deadline = time.monotonic() + timeout
-        while True:
-            shown = self.shown
-            if any(text in each for each in (shown.stdout, shown.stderr, *shown.history)):
-                return shown
-            assert shown.take(self.kernel.message(self.request, deadline)), (text, shown)
+        while not found(self.shown):
+            try:
+                self.kernel.take(deadline)
+            except AssertionError as error:
+                raise AssertionError(f"{what or found}: not in {self.shown}: {error}") from None
+        return self.shown
 
     def finish(self, *, timeout: float = 30) -> Shown:
-        """Wait for the cell's end."""
+        """Wait for the cell's end; what it left in the background may still show more."""
         deadline = time.monotonic() + timeout
-        while self.shown.take(self.kernel.message(self.request, deadline)):
-            pass
+        while not self.shown.idle:
+            self.kernel.take(deadline)
         reply = self.kernel.reply(self.request, deadline)
         self.shown.ok = reply["content"]["status"] == "ok"
         return self.shown

@@ -19,8 +19,8 @@ from hakuriver.model.messages import (
     Message,
     Refuse,
     Welcome,
-    decode_from_runner,
     encode,
+    messages_from_runner,
 )
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ class _Link(WebSocketHandler):
 
     async def on_message(self, message: str | bytes) -> None:
         assert isinstance(message, bytes)
-        await self._host.hear(self, decode_from_runner(message))
+        for one in messages_from_runner(message):
+            await self._host.hear(self, one)
 
 
 class _Waiting(RequestHandler):

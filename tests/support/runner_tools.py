@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hakuriver.model.messages import Launch
 from hakuriver.model.tasks import Placement, TaskSpec
 from hakuriver.runner.launchers import keeper as keeper_module
-from hakuriver.runner.launchers.processes import descendants, look_at, processes
+from hakuriver.runner.launchers.processes import descendants, look_at, processes, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +59,13 @@ def tree_of(pid: int, count: int) -> set[int]:
     return found
 
 
+def task_tree(pid: int, count: int) -> set[int]:
+    """Return all processes of the task with main process `pid` as soon as they are `count`."""
+    main = look_at(pid)
+    assert main is not None
+    return tree_of(main.parent, count + 1) - {main.parent}
+
+
 def placement(**changes: Any) -> Placement:
     return Placement(**{"batch_id": 7, "batch_index": 0, "batch_size": 1, "cpus": (), **changes})
 
@@ -70,15 +77,39 @@ def launch(task_id: int, command: str, *arguments: str, **changes: Any) -> Launc
     return Launch(task_id=task_id, spec=spec, placement=placement(**where))
 
 
-def keeper_pid(folder: Path) -> int | None:
-    """Return the pid of the keeper that has `folder`, None if there is none."""
+def keepers(folder: Path) -> set[int]:
+    """Return the pids of the keeper that has `folder` and of its minders."""
     mark = str(folder).encode()
+    found: set[int] = set()
     for pid in processes():
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if mark in words and any(word.endswith(b"keeper.py") for word in words):
-                return pid
+                found.add(pid)
+    return found
+
+
+def keeper_pid(folder: Path) -> int | None:
+    """Return the pid of the keeper that has `folder`, None if there is none."""
+    found = keepers(folder)
+    for pid in found:
+        process = look_at(pid)
+        if process is not None and process.parent not in found:
+            return pid
     return None
+
+
+def tasks_of(folder: Path) -> set[int]:
+    """Return the living processes of all tasks below the keeper that has `folder`."""
+    found = keepers(folder)
+    return set(tree(found)) - found
+
+
+def records(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the exit records in a file by task."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    read = [json.loads(line) for line in lines if line]
+    return {line["id"]: line["record"] for line in read}
 
 
 class KeeperClient:
@@ -115,6 +146,10 @@ class KeeperClient:
             "cpus": [],
             "numa_node": None,
             "grace": 5.0,
+            "make_cwd": False,
+            "prefix": [],
+            "time_limit": None,
+            "memory_limit": None,
             **logs,
         }
         self.request("start", **{**order, **changes})
@@ -138,9 +173,7 @@ class KeeperClient:
         return self.record(task_id)
 
     def record(self, task_id: int) -> dict[str, Any]:
-        content = (self.folder / "exits" / f"{task_id}.json").read_text()
-        record: dict[str, Any] = json.loads(content)
-        return record
+        return records(self.folder / "exits.ndjson")[task_id]
 
     def out(self, task_id: int) -> bytes:
         return (self.folder / f"{task_id}.stdout").read_bytes()

@@ -215,3 +215,44 @@ def test_a_folder_of_a_user_that_is_not_there_is_named() -> None:
     config = load_config(None, {"HAKURIVER_PATHS_STATE_DIR": "~nobody-has-this-name/x"})
     with pytest.raises(ConfigError, match="nobody-has-this-name"):
         _ = config.state_dir
+
+
+# -- retention and log files ---------------------------------------------------------------
+
+
+def test_how_long_things_are_kept(tmp_path: Path) -> None:
+    default = load_config(None, {}).retention
+    assert (default.keep_tasks_days, default.keep_logs_days) == (90.0, 30.0)
+    path = written(tmp_path, "[retention]\nkeep_tasks_days = 0\nkeep_logs_days = 0.5\n")
+    kept = load_config(path, {"HAKURIVER_RETENTION_KEEP_TASKS_DAYS": "7"}).retention
+    assert (kept.keep_tasks_days, kept.keep_logs_days) == (7.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[retention]\nkeep_logs_days = -1", "retention.keep_logs_days"),
+        ("[retention]\nkeep_tasks_days = 'ever'", "retention.keep_tasks_days"),
+        ("[retention]\nkeep_tasks_days = inf", "retention.keep_tasks_days"),
+        ("[retention]\nkeep_tasks_days = nan", "retention.keep_tasks_days"),
+        ("[retention]\nkeep_everything = true", "keep_everything"),
+        ("[paths]\nhost_log_file = 1", "paths.host_log_file"),
+        ("[paths]\nnumactl_path = []", "paths.numactl_path"),
+    ],
+)
+def test_a_bad_retention_or_path_is_named(tmp_path: Path, text: str, key: str) -> None:
+    words = refusal(written(tmp_path, text))
+    assert key in words
+    assert "c.toml" in words
+
+
+def test_log_files_and_numactl_are_nowhere_by_default(tmp_path: Path) -> None:
+    paths = load_config(None, {}).paths
+    assert (paths.host_log_file, paths.runner_log_file, paths.numactl_path) == ("", "", "")
+    path = written(tmp_path, "[paths]\nhost_log_file = '/h.log'\nrunner_log_file = '/r.log'\n")
+    paths = load_config(path, {"HAKURIVER_PATHS_NUMACTL_PATH": "/n"}).paths
+    assert (paths.host_log_file, paths.runner_log_file, paths.numactl_path) == (
+        "/h.log",
+        "/r.log",
+        "/n",
+    )

@@ -18,7 +18,7 @@ from hakuriver.model.submission import MAX_REQUEST
 from hakuriver.model.views import ErrorView, FieldError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from hakuriver.host.services import Services
 
@@ -111,12 +111,10 @@ class ApiHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         await self.finish(msgspec.json.encode(view))
 
-    async def stream(
-        self, source: AsyncGenerator[bytes, None], keep_alive: Callable[[], bytes]
-    ) -> None:
+    async def stream(self, source: AsyncGenerator[bytes, None], *, keep_alive: bytes = b"") -> None:
         """Answer with what `source` yields, as it comes, until it ends or the client has gone.
 
-        While nothing comes, what `keep_alive` returns is sent every ten seconds.
+        While nothing comes, `keep_alive` is sent every ten seconds, if it is not empty.
         """
         first = asyncio.ensure_future(anext(source))
         pull: asyncio.Future[bytes] | None = first
@@ -135,7 +133,9 @@ class ApiHandler(RequestHandler):
                 if pull.done():
                     chunk, pull = pull.result(), None
                 else:
-                    chunk = keep_alive()
+                    chunk = keep_alive
+                if not chunk:
+                    continue
                 self.write(chunk)
                 await self.flush()
         except (StopAsyncIteration, StreamClosedError):

@@ -1,10 +1,10 @@
-"""``GET /events``: every change of a task or node, as NDJSON."""
+"""Every change of a task or node, as NDJSON; alone, or with logs in one stream."""
 
 from __future__ import annotations
 
 from hakuriver.host.api.base import ApiHandler
-from hakuriver.host.feed import line
-from hakuriver.model.views import Event
+from hakuriver.host.stream import multiplex
+from hakuriver.model.submission import StreamRequest, decode_body
 
 
 class Events(ApiHandler):
@@ -17,7 +17,18 @@ class Events(ApiHandler):
         if self.argument("after") is not None:
             after = self.number("after", low=0, high=1 << 62, default=0)
         self.set_header("Content-Type", "application/x-ndjson")
-        await self.stream(feed.follow(after), lambda: line(Event(rev=feed.rev)))
+        await self.stream(feed.follow(after))
 
 
-ROUTES = [(r"(?:/api)?/events", Events)]
+class Stream(ApiHandler):
+    """``POST /stream``: the feed and any number of logs over one connection."""
+
+    async def post(self) -> None:
+        """Stream what the body asks for."""
+        request = decode_body(self.request.body or b"{}", StreamRequest)
+        self.set_header("Content-Type", "application/x-ndjson")
+        source = multiplex(self.services, request)
+        await self.stream(source)
+
+
+ROUTES = [(r"(?:/api)?/events", Events), (r"(?:/api)?/stream", Stream)]

@@ -10,7 +10,7 @@ from tornado.iostream import StreamClosedError
 
 from hakuriver.errors import NodeOffline
 from hakuriver.host.api.base import ApiHandler
-from hakuriver.host.follow import follow
+from hakuriver.host.follow import follow, with_logs
 from hakuriver.host.local import LocalLog, shared_log
 from hakuriver.host.logs import LinkBroken, Subscription
 from hakuriver.model.ids import parse_id
@@ -31,7 +31,7 @@ class Log(ApiHandler):
 
     async def get(self, task_id: str, stream: Stream) -> None:
         """Answer the log, empty for a task that has not started."""
-        record = await self.services.cluster.get(parse_id(task_id))
+        record = await with_logs(self.services, parse_id(task_id))
         tail = None
         if self.argument("tail") is not None:
             tail = self.number("tail", low=0, high=1_000_000_000, default=0)
@@ -46,7 +46,7 @@ class Log(ApiHandler):
         if self.argument("follow") not in (None, "0"):
             self.set_header("Content-Type", "application/x-ndjson")
             source = follow(self.services, msgspec.structs.replace(request, follow=True))
-            await self.stream(source, lambda: _EMPTY_LINE)
+            await self.stream(source, keep_alive=_EMPTY_LINE)
         else:
             await self._raw(record, request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hakuriver._version import __version__
+from hakuriver.host import exchange
 from hakuriver.host.api.base import ApiHandler
 
 
@@ -25,6 +26,26 @@ class Health(ApiHandler):
         await self.reply({"nodes": [nodes.health(node) for node in chosen]})
 
 
+class Drain(ApiHandler):
+    """``POST /nodes/{name}/drain`` and ``/resume``."""
+
+    async def post(self, name: str, what: str) -> None:
+        """Answer the node as it is now; 404 for a name that no node bears."""
+        cluster = self.services.cluster
+        node = await cluster.nodes.drain(name, draining=what == "drain")
+        cluster.schedule()
+        await self.reply(cluster.nodes.view(node))
+
+
+class Forget(ApiHandler):
+    """``DELETE /nodes/{name}``."""
+
+    async def delete(self, name: str) -> None:
+        """Remove an offline node and end what was to run on it; 404, or 409 if it is online."""
+        await exchange.forget(self.services.cluster, name)
+        await self.reply({"message": f"{name} is forgotten"})
+
+
 class Liveness(ApiHandler):
     """``GET /healthz``: for whoever watches the process; needs no token."""
 
@@ -39,6 +60,8 @@ class Liveness(ApiHandler):
 
 ROUTES = [
     (r"(?:/api)?/nodes", Nodes),
+    (r"(?:/api)?/nodes/([^/]+)/(drain|resume)", Drain),
+    (r"(?:/api)?/nodes/([^/]+)", Forget),
     (r"(?:/api)?/health", Health),
     (r"(?:/api)?/healthz", Liveness),
 ]

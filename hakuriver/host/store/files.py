@@ -21,6 +21,8 @@ def prepare(path: Path) -> int:
         StoreError: another host has it, it lies on a network file system (where SQLite's
             write-ahead log does not work), or it cannot be made.
     """
+    # By whatever way it is named: one file, one lock.
+    path = Path(os.path.realpath(path))
     try:
         make_private(path.parent)
         kind = _file_system(path.parent.resolve(), Path("/proc/self/mountinfo").read_text("utf-8"))

@@ -33,16 +33,20 @@ class Meta(_Table):
 class Batch(_Table):
     """What the tasks of one submission share.
 
-    `spec` is MessagePack; the script lies apart, so that lists do not read it.
+    `spec` is MessagePack; the script lies apart, so that lists do not read it. A submission that
+    bore a key is kept with it, with the digest of what was asked, and with the answer.
     """
 
     id = BigIntegerField(primary_key=True)
     spec = BlobField()
     script = BlobField(null=True)
+    request_key = TextField(null=True)
+    request_digest = BlobField(null=True)
+    reply = BlobField(null=True)
 
 
 class Task(_Table):
-    """One task; `cpus` is a JSON list."""
+    """One task; `cpus` is a JSON list, `usage` a JSON object."""
 
     id = BigIntegerField(primary_key=True)
     batch_id = BigIntegerField(index=True)
@@ -63,6 +67,10 @@ class Task(_Table):
     completed_at = FloatField(null=True)
     stdout_path = TextField(null=True)
     stderr_path = TextField(null=True)
+    targeted = BooleanField(default=True)
+    retry_of = BigIntegerField(null=True)
+    usage = TextField(null=True)
+    logs_removed = BooleanField(default=False)
 
 
 class Node(_Table):

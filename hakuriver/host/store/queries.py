@@ -1,27 +1,25 @@
-"""The statements that the store runs. Each function belongs inside a transaction.
-
-Every change of a row gives it a new `rev`, a number that grows over all rows, so that "what
-changed since" is one indexed query.
-"""
+"""What the store is asked, and the nodes' rows; see `changes` for what changes tasks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from peewee import fn
+from peewee import SQL, NodeList, fn
 
-from hakuriver.host.records import NodeRecord, TaskRecord
+from hakuriver.host.records import NodeRecord, Request, TaskRecord
+from hakuriver.host.store.changes import UNFINISHED, raise_rev_floor
 from hakuriver.host.store.models import Batch, Meta, Node, Task
 from hakuriver.model.nodes import NodeInfo
-from hakuriver.model.tasks import FINAL, Placement, TaskSpec, TaskState, sources_of
-from hakuriver.model.views import MASK
+from hakuriver.model.tasks import Origin, Placement, TaskSpec, TaskState, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _SPEC = msgspec.msgpack.Decoder(TaskSpec)
-_UNFINISHED = tuple(state.value for state in TaskState if state not in FINAL)
+_USAGE = msgspec.json.Decoder(Usage)
+#: States that few of many tasks are in.
+_RARE = frozenset(TaskState) - {TaskState.COMPLETED, TaskState.FAILED}
 _JOINED = (*Task._meta.sorted_fields, Batch.spec)  # noqa: SLF001
 
 
@@ -39,88 +37,14 @@ def write_meta(key: str, value: str) -> None:
 def highest() -> tuple[int, int]:
     """Return the largest rev and the largest id ever given and still stored; 0 for none."""
     revs = [table.select(fn.MAX(table.rev)).scalar() or 0 for table in (Task, Node)]
+    revs.append(rev_floor())
     ids = [table.select(fn.MAX(table.id)).scalar() or 0 for table in (Task, Batch)]
     return max(revs), max(ids)
 
 
-def insert_batch(records: Sequence[TaskRecord], script: bytes | None) -> None:
-    """Insert the tasks of one submission and what they share; all or none."""
-    first = records[0]
-    Batch.insert(
-        id=first.placement.batch_id, spec=msgspec.msgpack.encode(first.spec), script=script
-    ).execute()
-    Task.insert_many(_row(record) for record in records).execute()
-
-
-def _row(record: TaskRecord) -> dict[str, Any]:
-    place = record.placement
-    return {
-        "id": record.id,
-        "batch_id": place.batch_id,
-        "batch_index": place.batch_index,
-        "batch_size": place.batch_size,
-        "rev": record.rev,
-        "owner": record.owner,
-        "name": record.spec.name,
-        "status": record.status.value,
-        "node": record.node,
-        "numa_node": place.numa_node,
-        "cpus": msgspec.json.encode(place.cpus).decode(),
-        "reason": record.reason,
-        "submitted_at": record.submitted_at,
-    }
-
-
-def transition(
-    task_id: int,
-    to: TaskState,
-    rev: int,
-    *,
-    only_from: TaskState | None = None,
-    of_node: str | None = None,
-    **changes: Any,
-) -> TaskRecord | None:
-    """Enter a state if that is legal, in one conditional update; None where it was not.
-
-    `only_from` narrows the states it may be entered from. `of_node` makes it conditional on the
-    task's node too: a runner speaks for its own tasks.
-    When the last task of a batch has ended, the values of the environment are erased.
-    """
-    legal = [state.value for state in sources_of(to) if only_from in (None, state)]
-    update = Task.update(status=to.value, rev=rev, **changes).where(
-        (Task.id == task_id) & Task.status.in_(legal)
-    )
-    if of_node is not None:
-        update = update.where(Task.node == of_node)
-    if update.execute() == 0:
-        return None
-    record = task(task_id)
-    if to in FINAL and to is not TaskState.LOST and record is not None:
-        _erase_environment(record)
-    return record
-
-
-def _erase_environment(record: TaskRecord) -> None:
-    batch_id = record.placement.batch_id
-    wanted = (*_UNFINISHED, TaskState.LOST.value)
-    waiting = Task.select().where((Task.batch_id == batch_id) & Task.status.in_(wanted))
-    if record.spec.env_vars and not waiting.exists():
-        masked = msgspec.structs.replace(
-            record.spec, env_vars=dict.fromkeys(record.spec.env_vars, MASK)
-        )
-        spec = msgspec.msgpack.encode(masked)
-        Batch.update(spec=spec).where(Batch.id == batch_id).execute()
-
-
-def request_kill(task_id: int, rev: int) -> TaskRecord | None:
-    """Remember that a task is to end, unless it has ended for certain; None where it has."""
-    wanted = (*_UNFINISHED, TaskState.LOST.value)
-    updated = (
-        Task.update(kill_requested=True, rev=rev)
-        .where((Task.id == task_id) & Task.status.in_(wanted))
-        .execute()
-    )
-    return task(task_id) if updated else None
+def rev_floor() -> int:
+    """Return the largest rev of a row that was deleted: what changed before it cannot be told."""
+    return int(read_meta("rev_floor") or 0)
 
 
 def task(task_id: int) -> TaskRecord | None:
@@ -130,7 +54,59 @@ def task(task_id: int) -> TaskRecord | None:
 
 def unfinished() -> list[TaskRecord]:
     """Return the tasks that have not ended, in the order they were submitted."""
-    return list(_records(_joined().where(Task.status.in_(_UNFINISHED)).order_by(Task.id)))
+    return list(_records(_joined().where(Task.status.in_(UNFINISHED)).order_by(Task.id)))
+
+
+def batch(batch_id: int) -> list[TaskRecord]:
+    """Return the tasks of one submission, in their order; empty if there is none."""
+    return list(_records(_joined().where(Task.batch_id == batch_id).order_by(Task.id)))
+
+
+def request(key: str) -> Request | None:
+    """Return the submission that bore `key`, None if there was none."""
+    row = Batch.get_or_none(Batch.request_key == key)
+    if row is None:
+        return None
+    return Request(key=key, digest=bytes(row.request_digest or b""), reply=bytes(row.reply or b""))
+
+
+def old_logs(
+    *, since: float, before: float, away: Sequence[str], limit: int
+) -> list[tuple[int, str | None, float]]:
+    """Return at most `limit` tasks that ended between two moments and still have logs.
+
+    The earliest come first, each with its node and the moment; those of nodes `away` are left out.
+    """
+    query: Any = (
+        Task.select(Task.id, Task.node, Task.completed_at)
+        .where(
+            _ended(before)
+            & (Task.completed_at > since)
+            & (Task.logs_removed == False)  # noqa: E712 - it makes SQL
+            & (Task.node.is_null() | Task.node.not_in(away))
+        )
+        .order_by(Task.completed_at)
+        .limit(limit)
+    )
+    return list(query.tuples())
+
+
+def old_tasks(before: float, limit: int) -> list[int]:
+    """Return at most `limit` tasks that ended before a moment and have no logs any more."""
+    query: Any = (
+        Task.select(Task.id)
+        .where(_ended(before) & (Task.logs_removed == True))  # noqa: E712
+        .order_by(Task.completed_at)
+        .limit(limit)
+    )
+    return [task_id for (task_id,) in query.tuples()]
+
+
+def _ended(before: float) -> Any:
+    # By the host's own clock as well: the end bears the node's, which may be wrong.
+    return (
+        (Task.completed_at < before) & (Task.submitted_at < before) & Task.status.not_in(UNFINISHED)
+    )
 
 
 def script_of(batch_id: int) -> bytes | None:
@@ -150,25 +126,30 @@ def tasks(
     owner: str | None = None,
 ) -> list[TaskRecord]:
     """Return at most `limit` tasks older than `before`, newest first."""
-    wanted = {
-        Task.status: None if state is None else state.value,
-        Task.node: node,
-        Task.batch_id: batch,
-        Task.name: name,
-        Task.owner: owner,
-    }
+    status = None if state is None else state.value
+    # The one that fits the fewest rows leads to its index; the others only sift what it finds.
+    wanted = [
+        (Task.batch_id, batch),
+        (Task.name, name),
+        (Task.status, status if state in _RARE else None),
+        (Task.node, node),
+        (Task.owner, owner),
+        (Task.status, status if state not in _RARE else None),
+    ]
+    given = [(column, value) for column, value in wanted if value is not None]
     query = _joined().order_by(Task.id.desc()).limit(limit)
-    for column, value in wanted.items():
-        if value is not None:
-            query = query.where(column == value)
+    for place, (column, value) in enumerate(given):
+        # SQLite uses no index for a column with a sign before it.
+        query = query.where((column if place == 0 else NodeList((SQL("+"), column))) == value)
     if before is not None:
         query = query.where(Task.id < before)
     return list(_records(query))
 
 
-def changed_tasks(after: int, limit: int) -> list[TaskRecord]:
-    """Return at most `limit` tasks changed since rev `after`, in the order of change."""
-    return list(_records(_joined().where(Task.rev > after).order_by(Task.rev).limit(limit)))
+def changed_tasks(after: int, reached: int, limit: int) -> list[TaskRecord]:
+    """Return at most `limit` tasks last changed between two revs, in the order of change."""
+    wanted = (Task.rev > after) & (Task.rev <= reached)
+    return list(_records(_joined().where(wanted).order_by(Task.rev).limit(limit)))
 
 
 def nodes() -> list[NodeRecord]:
@@ -198,13 +179,24 @@ def save_node(record: NodeRecord) -> None:
     ).execute()
 
 
+def forget_node(name: str, rev: int) -> None:
+    """Delete a node; `rev` is remembered, since no row bears this change."""
+    Node.delete().where(Node.name == name).execute()
+    raise_rev_floor(rev)
+
+
 def _joined() -> Any:
     return Task.select(*_JOINED).join(Batch, on=(Task.batch_id == Batch.id))
 
 
 def _records(query: Any) -> Iterator[TaskRecord]:
-    rows: Iterable[dict[str, Any]] = query.dicts()
+    rows: Iterable[dict[str, Any]] = query.dicts().iterator()
+    # A submission's tasks share what they run: a large one is held once, not for each.
+    specs: dict[int, TaskSpec] = {}
     for row in rows:
+        spec = specs.get(row["batch_id"])
+        if spec is None:
+            spec = specs[row["batch_id"]] = _SPEC.decode(row["spec"])
         yield TaskRecord(
             id=row["id"],
             placement=Placement(
@@ -214,17 +206,23 @@ def _records(query: Any) -> Iterator[TaskRecord]:
                 cpus=msgspec.json.decode(row["cpus"], type=tuple[int, ...]),
                 numa_node=row["numa_node"],
             ),
-            spec=_SPEC.decode(row["spec"]),
+            origin=Origin(
+                owner=row["owner"],
+                submitted_at=row["submitted_at"],
+                targeted=bool(row["targeted"]),
+                retry_of=row["retry_of"],
+            ),
+            spec=spec,
             rev=row["rev"],
-            owner=row["owner"],
             status=TaskState(row["status"]),
             node=row["node"],
             reason=row["reason"],
             exit_code=row["exit_code"],
             kill_requested=bool(row["kill_requested"]),
-            submitted_at=row["submitted_at"],
             started_at=row["started_at"],
             completed_at=row["completed_at"],
             stdout_path=row["stdout_path"],
             stderr_path=row["stderr_path"],
+            usage=None if row["usage"] is None else _USAGE.decode(row["usage"]),
+            logs_removed=bool(row["logs_removed"]),
         )

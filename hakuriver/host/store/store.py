@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-from uuid import uuid4
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import msgspec
 import peewee
 
 from hakuriver.errors import StoreError
-from hakuriver.host.store import files, migrations, models, queries
-from hakuriver.host.store.writer import Writer
+from hakuriver.host.store import changes, files, migrations, models, queries
+from hakuriver.host.store.writer import BUSY_MILLISECONDS, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
-
-    from hakuriver.host.records import NodeRecord, TaskRecord
-    from hakuriver.model.tasks import TaskState
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +27,7 @@ _PRAGMAS = {
     # An id that a client has received must survive a power cut.
     "synchronous": "full",
     "foreign_keys": 1,
-    "busy_timeout": 5000,
+    "busy_timeout": BUSY_MILLISECONDS,
     # What is erased (values of --env) is overwritten.
     "secure_delete": 1,
 }
@@ -40,17 +36,20 @@ _PRAGMAS = {
 class Store:
     """The host's memory on disk. One process at a time; all methods belong to one event loop.
 
-    The methods that change something return a future that is done once the change is on disk.
-    Changes are applied in the order of the calls.
+    What `write` returns is done once the change is on disk. Changes are applied in the order of
+    the calls; those that one turn of the loop brings are one transaction.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the database; blocks. Raises `StoreError` and never overwrites a file."""
+    def __init__(self, path: Path, *, cluster_id: str) -> None:
+        """Open or make the database; blocks. Raises `StoreError` and never overwrites a file.
+
+        `cluster_id` is what a new database takes for its own.
+        """
         self._lock = files.prepare(path)
         self._database = peewee.SqliteDatabase(str(path), pragmas=_PRAGMAS)
         models.database.initialize(self._database)
         try:
-            self._open(path)
+            self._open(path, cluster_id)
         except StoreError:
             os.close(self._lock)
             raise
@@ -63,14 +62,21 @@ class Store:
         self._writer = Writer(self._database)
         self._reader = ThreadPoolExecutor(1, "store-reader")
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, cluster_id: str) -> None:
         with self._database.connection_context():
             if self._database.execute_sql("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise peewee.DatabaseError("it is corrupt")
             migrations.migrate(self._database, path)
+            if queries.read_meta("cluster_id") is None:
+                # Larger than any rev of a database that was here before: followers notice.
+                changes.raise_rev_floor(time.time_ns() // 1_000_000)
             self._rev, self.last_id = queries.highest()
-            self.cluster_id = queries.read_meta("cluster_id") or uuid4().hex
+            #: What changed before this rev can no longer be told row by row.
+            self.rev_floor = queries.rev_floor()
+            self.cluster_id = queries.read_meta("cluster_id") or cluster_id
             queries.write_meta("cluster_id", self.cluster_id)
+            # What a host that was killed had erased is in the log alone.
+            self._database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Write what is queued and let go of the file. Blocks."""
@@ -84,37 +90,18 @@ class Store:
         """The largest rev given so far; rows that bear it may not be on disk yet."""
         return self._rev
 
+    def raise_floor(self, rev: int) -> None:
+        """Take note that a row that bore `rev` was deleted."""
+        self.rev_floor = max(self.rev_floor, rev)
+
     def next_rev(self) -> int:
         """Return a rev larger than every one before."""
         self._rev += 1
         return self._rev
 
-    def insert(self, records: Sequence[TaskRecord], script: bytes | None) -> asyncio.Future[None]:
-        """Write the tasks of one submission, all or none."""
-        return self._writer.submit(lambda: queries.insert_batch(records, script))
-
-    def transition(
-        self, task_id: int, to: TaskState, **conditions_and_changes: Any
-    ) -> asyncio.Future[TaskRecord | None]:
-        """Enter a state if that is legal; the future holds the new record, or None.
-
-        Takes the conditions of `queries.transition` and the columns to change.
-        """
-        changes = conditions_and_changes
-        cpus = changes.get("cpus")
-        if cpus is not None:
-            changes["cpus"] = msgspec.json.encode(cpus).decode()
-        rev = self.next_rev()
-        return self._writer.submit(lambda: queries.transition(task_id, to, rev, **changes))
-
-    def request_kill(self, task_id: int) -> asyncio.Future[TaskRecord | None]:
-        """Remember that a task is to end; the future holds the new record, or None if it has."""
-        rev = self.next_rev()
-        return self._writer.submit(lambda: queries.request_kill(task_id, rev))
-
-    def save_node(self, record: NodeRecord) -> asyncio.Future[None]:
-        """Insert or replace a node."""
-        return self._writer.submit(lambda: queries.save_node(record))
+    def write(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Run a function of `changes` or `queries` in the thread that writes."""
+        return self._writer.submit(lambda: change(*args, **kwargs))
 
     async def read(self, query: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of `queries` in the thread that reads."""

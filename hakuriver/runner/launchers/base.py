@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     """All that a launcher must know to start a task.
 
-    `cpus` are CPU numbers to pin to (empty: no pinning), `grace` the seconds that what the task
-    leaves behind gets to end.
+    `cpus` are CPU numbers to pin to (empty: no pinning), `grace` the seconds that a task over its
+    time limit, and what any task leaves behind, gets to end. `prefix` are words before the
+    program, which is looked up without them. `make_cwd`: the working directory is the task's own,
+    made if it is missing. Limits are in seconds and bytes.
     """
 
     id: int
@@ -28,6 +30,10 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     cpus: tuple[int, ...]
     numa_node: int | None
     grace: float
+    make_cwd: bool = False
+    prefix: tuple[str, ...] = ()
+    time_limit: float | None = None
+    memory_limit: int | None = None
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

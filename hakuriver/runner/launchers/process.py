@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE = 15.0
 _MAX_LINE = 64 << 20
+_BLOCK = 64 << 10
 
 
 class _Event(msgspec.Struct):
@@ -148,6 +149,8 @@ class ProcessLauncher:
             await writer.drain()
 
     async def _connected(self) -> asyncio.StreamWriter:
+        if self._writer is not None:
+            return self._writer
         async with self._connecting:
             if self._writer is None:
                 try:
@@ -189,9 +192,12 @@ class ProcessLauncher:
         return None
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
+        rest = b""
         try:
-            while line := await reader.readline():
-                self._hear(_decoder.decode(line))
+            while data := await reader.read(_BLOCK):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._hear(_decoder.decode(line))
         except (ConnectionError, ValueError) as error:
             _log.warning("lost the keeper in %s: %s", self._folder, error)
         await self._bereaved()

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hakuriver.cli import submitting
 from hakuriver.cli.client import main
 from hakuriver.client import remote, sync
 from hakuriver.client.follow import Follow
 from hakuriver.errors import HostUnreachable
-from unit.client.fakes import FakeCluster, make_view
+from hakuriver.model.nodes import NodeStatus
+from unit.client.fakes import FakeCluster, make_node, make_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from hakuriver.client.futures import Task
     from hakuriver.model.submission import SubmitRequest
     from hakuriver.model.views import SubmitReply
 
@@ -107,6 +111,15 @@ def test_what_follows_the_dashes_is_passed_on_as_it_is(run: Run, cluster: Script
         (["--limit", "0", "--list-tasks"], "--limit"),
         (["--logs", "1", "--tail", "x"], "--tail"),
         (["--json", "--follow", "--", "true"], "--json"),
+        (["--mine", "--", "true"], "--mine goes with --list-tasks"),
+        (["--watch", "--", "true"], "a command goes without --watch"),
+        (["--watch", "--kill", "1"], "--watch goes with --list-nodes"),
+        (["--rerun", "1", "--cores", "2"], "--cores goes with a command"),
+        (["--rerun", "1", "--env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE is not set"),
+        (["--list-tasks", "--node", ""], "--node"),
+        (["--list-tasks", "--state", "nonsense"], "--state"),
+        (["--list-tasks", "--name", "\udcff"], "--name"),
+        (["--target", "", "--", "true"], "is empty"),
     ],
 )
 def test_usage_errors_exit_2_with_the_usage(
@@ -251,6 +264,72 @@ def test_what_is_not_there_is_one_line(run: Run, arguments: tuple[str, ...]) -> 
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert arguments[1] in one_line(err)
+
+
+def test_a_whole_batch_is_killed_and_each_task_told(run: Run, cluster: ScriptedCluster) -> None:
+    for task_id, status in (("7", "running"), ("8", "pending"), ("9", "completed")):
+        cluster.add(make_view(task_id, status))
+    code, out, _ = run("--kill-batch", "1000")
+    assert code == 0
+    assert out.splitlines() == ["2 tasks will end", "task 7 will end", "task 8 will end"]
+    assert cluster.killed == ["7", "8"]
+    assert json.loads(run("--kill-batch", "1000", "--json")[1])["task_ids"] == ["7", "8"]
+
+
+def test_an_ended_task_runs_again(run: Run, cluster: ScriptedCluster) -> None:
+    cluster.add(make_view("7", "failed", exit_code=1))
+    code, out, _ = run("--rerun", "7", "--env", "A=1", "--no-queue")
+    assert (code, out) == (0, "task 1001 on node1\n")
+    ((_, request),) = cluster.reruns
+    assert (request.env_vars, request.queue) == ({"A": "1"}, False)
+    assert json.loads(run("--rerun", "7", "--json")[1])["task_ids"] == ["1003"]
+    assert "has not ended" in one_line(run("--rerun", "1001")[2])
+
+
+def test_nodes_are_drained_resumed_and_forgotten(run: Run, cluster: ScriptedCluster) -> None:
+    cluster.put_node(make_node("n1"))
+    assert run("--drain", "n1")[:2] == (0, "n1 gets no new tasks; 3 of its cores are in use\n")
+    assert "online, draining" in run("--list-nodes")[1]
+    assert json.loads(run("--resume", "n1", "--json")[1])["draining"] is False
+    assert "n1 is online" in one_line(run("--forget", "n1")[2])
+    cluster.put_node(make_node("n1", status=NodeStatus.OFFLINE))
+    assert run("--forget", "n1")[1] == "node n1 is forgotten\n"
+    assert "n1" in one_line(run("--drain", "n1")[2])
+
+
+def test_a_list_that_goes_on_says_how(run: Run, cluster: ScriptedCluster) -> None:
+    for number in range(3):
+        cluster.add(make_view(str(7 + number), "running", name="a b", owner="alice"))
+    filters = ("--list-tasks", "--name", "a b", "--mine", "--limit", "2")
+    code, out, err = run(*filters)
+    assert (code, out.count("\n")) == (0, 3)
+    assert one_line(err).endswith("there are more; go on with --before 8\n")
+    _, out, err = run(*filters, "--before", "8")
+    assert (out.splitlines()[1].split()[0], err) == ("7", "")
+
+
+def test_a_host_that_goes_away_is_awaited_and_said_once(
+    run: Run, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.finishing = False
+
+    async def fail_and_finish() -> None:
+        cluster.down = HostUnreachable("restarting")
+        cluster.break_off()
+        await asyncio.sleep(0.3)
+        cluster.down = None
+        for task_id in tuple(cluster.views):
+            cluster.finish(task_id)
+
+    def follow(tasks: Sequence[Task], **options: Any) -> Follow:
+        tasks[0].portal.schedule(fail_and_finish())
+        return Follow(tasks, **options)
+
+    monkeypatch.setattr(submitting, "follow", follow)
+    code, out, err = run("--wait", "--", "x")
+    assert code == 0
+    assert "does not answer; waiting for it" in one_line(err)
+    assert out.splitlines()[-1] == "task 1001: completed"
 
 
 def test_logs_are_as_written(run: Run, cluster: ScriptedCluster) -> None:

@@ -30,7 +30,7 @@ def test_all_options_are_read() -> None:
     options = read(
         *("--target", "a:0", "--target", "b", "--cores", "0", "--memory", "1.5G"),
         *("--time-limit", "2h", "--workdir", "/w", "--name", "mine", "--env", "A=1=2"),
-        *("--env", "B", "--private-network", "--private-pid"),
+        *("--env", "B", "--private-network", "--private-pid", "--no-queue"),
         environ={"B": "from here"},
     )
     assert options.as_arguments() == {
@@ -43,8 +43,10 @@ def test_all_options_are_read() -> None:
         "env": {"A": "1=2", "B": "from here"},
         "private_network": True,
         "private_pid": True,
+        "queue": False,
     }
-    assert command_request(["x"], **options.as_arguments()).targets == ["a:0", "b"]
+    request = command_request(["x"], **options.as_arguments())
+    assert (request.targets, request.queue) == (["a:0", "b"], False)
 
 
 def test_one_target_is_one_task() -> None:
@@ -61,6 +63,8 @@ def test_one_target_is_one_task() -> None:
         (["--time-limit", "soon"], "'soon' is no duration .*2h"),
         (["--target", "a:b"], "'b' is no NUMA node"),
         (["--target", "a b"], "no node name"),
+        (["--target", ""], "is empty; leave it out"),
+        (["--name", "a\udcff"], "not valid Unicode"),
         (["--workdir", "here"], "no absolute path"),
         (["--name", "x" * 201], "200"),
         (["--env", "9=secret"], "'9' is no variable name"),

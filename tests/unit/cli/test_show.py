@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
@@ -13,26 +15,14 @@ from hakuriver.cli.show import (
     task_table,
 )
 from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
-from hakuriver.model.views import HealthView, NodeView, NumaHealth
-from unit.client.fakes import make_view
+from hakuriver.model.tasks import Usage
+from hakuriver.model.views import HealthView, NumaAccount, NumaHealth
+from unit.client.fakes import make_node, make_view
 
-NODE = NodeView(
-    hostname="n1",
-    rev=1,
-    url=None,
-    status=NodeStatus.ONLINE,
-    total_cores=8,
-    cores_in_use=3,
-    available_cores=5,
-    cpus_in_use=[0, 1, 2],
-    memory_total_bytes=16 << 30,
-    last_heartbeat="1970-01-01T00:01:40+00:00",
-    numa_topology={"0": NumaNode((0, 1, 2, 3), 1), "1": NumaNode((4, 5, 6, 7), 1)},
-    launcher="process",
-    capabilities=Capabilities(),
-    version="1",
-    draining=False,
-)
+if TYPE_CHECKING:
+    from hakuriver.model.views import TaskView
+
+NODE = make_node()
 
 
 def test_a_node_shows_what_it_has_and_gave_out() -> None:
@@ -44,7 +34,7 @@ def test_a_node_shows_what_it_has_and_gave_out() -> None:
         "cores": "8",
         "used": "3",
         "free": "5",
-        "memory": "16 GiB",
+        "memory used": "2 of 16 GiB",
         "NUMA": "2 \N{MULTIPLICATION SIGN} 4 cores",
         "launcher": "process",
         "heartbeat": "3.0 s ago",
@@ -85,13 +75,20 @@ def test_health_shows_the_use_of_nodes_and_their_parts() -> None:
         capabilities=Capabilities(private_pid="no systemd here"),
         version="1",
     )
-    rows = health_table([health]).rows
-    assert rows[0] == ("n1", "online", "12.3", "1 GiB", "2 GiB", "50.0", "0.50", "")
-    assert rows[1] == ("n1:2", "", "99.0", "512 MiB", "1 GiB", "50.0", "", "0,2-3")
+    use = {
+        "2": NumaAccount(total_cores=3, cores_in_use=1, memory_bytes=1 << 30, memory_in_use_bytes=0)
+    }
+    rows = health_table([health], [make_node(numa_use=use)]).rows
+    assert rows[0] == ("n1", "online", "12.3", "1 GiB", "2 GiB", "50.0", "0.50", "3 of 8", "")
+    assert rows[1] == ("n1:2", "", "99.0", "512 MiB", "1 GiB", "50.0", "", "1 of 3", "0,2-3")
     assert rows[2][:4] == ("n1:10", "", "N/A", "N/A")
     assert missing_capabilities(health.capabilities) == ["private process ids: no systemd here"]
     bare = msgspec.structs.replace(health, numa={})
     assert health_table([bare]).rows[0][-1] == "NUMA N/A"
+
+
+def known_of(view: TaskView) -> dict[str, str]:
+    return {row[0]: row[1] for row in status_table(view).rows}
 
 
 def test_a_task_is_one_row_and_one_list() -> None:
@@ -110,13 +107,32 @@ def test_a_task_is_one_row_and_one_list() -> None:
     )
     (row,) = task_table([view]).rows
     assert row == ("7", "failed", "node1", "1", "2.0 s", "mine", "sleep 'a b'")
-    known = {name: value for name, value in status_table(view).rows}  # noqa: C416 - rows are tuples
+    known = known_of(view)
     assert known["exit code"] == "4"
     assert known["environment"] == "A, B"
     assert known["memory limit"] == "1 GiB"
     assert known["time limit"] == "1m 30s"
     assert known["private"] == "network"
     assert "reason" not in known
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "no tasks before it"), (1, "1 task before it"), (9, "9 tasks before")]
+)
+def test_a_pending_task_says_what_it_waits_for_and_behind_how_many(count: int, words: str) -> None:
+    view = make_view("7", reason="waits for 4 cores on node1 (2 free)", queue_position=count)
+    known = known_of(view)
+    assert known["reason"] == "waits for 4 cores on node1 (2 free)"
+    assert known["in the queue"].startswith(words)
+
+
+def test_an_ended_task_shows_what_it_used_and_repeated() -> None:
+    view = make_view(
+        "7", "completed", retry_of="6", usage=Usage(peak_memory_bytes=3 << 20), queue_position=0
+    )
+    known = known_of(view)
+    assert (known["peak memory"], known["retry of"]) == ("3 MiB", "6")
+    assert "in the queue" not in known
 
 
 def test_a_running_task_shows_its_time_so_far() -> None:

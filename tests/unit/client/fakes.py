@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
 from hakuriver.client.placeholder import pending_views
 from hakuriver.errors import Conflict, HakuRiverError, HostUnreachable, NotFound, SubmissionRefused
+from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode
 from hakuriver.model.submission import SubmitRequest
 from hakuriver.model.tasks import FINAL, TaskState
 from hakuriver.model.views import (
+    ErrorAnswer,
     Event,
     FailedTarget,
     HealthView,
+    KillBatchReply,
     LogEndView,
     LogLine,
     NodeView,
+    SubmitAnswer,
+    SubmitManyReply,
     SubmitReply,
     TaskList,
     TaskView,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from hakuriver.client.cluster import TaskFilters
     from hakuriver.model.messages import Stream
+    from hakuriver.model.submission import RerunRequest
 
 FIRST_ID = 1000
 
@@ -38,6 +45,30 @@ def make_view(task_id: str = "1001", status: str = "pending", **changes: object)
     reply = SubmitReply(message="", task_ids=[task_id], batch_id="1000", failed_targets=[])
     (view,) = pending_views(request, reply)
     return msgspec.structs.replace(view, status=TaskState(status), **changes)
+
+
+def make_node(name: str = "n1", **changes: object) -> NodeView:
+    """Return a node of eight cores, three of them given out, as a host would show it."""
+    view = NodeView(
+        hostname=name,
+        rev=1,
+        url=None,
+        status=NodeStatus.ONLINE,
+        total_cores=8,
+        cores_in_use=3,
+        available_cores=5,
+        cpus_in_use=[0, 1, 2],
+        memory_total_bytes=16 << 30,
+        memory_in_use_bytes=2 << 30,
+        last_heartbeat="1970-01-01T00:01:40+00:00",
+        numa_topology={"0": NumaNode((0, 1, 2, 3), 8 << 30), "1": NumaNode((4, 5, 6, 7), 8 << 30)},
+        numa_use={},
+        launcher="process",
+        capabilities=Capabilities(),
+        version="1",
+        draining=False,
+    )
+    return msgspec.structs.replace(view, **changes)
 
 
 class FakeCluster:
@@ -54,6 +85,8 @@ class FakeCluster:
         self.down: HakuRiverError | None = None
         self.killed: list[str] = []
         self.requests: list[SubmitRequest] = []
+        self.reruns: list[tuple[str, RerunRequest]] = []
+        self.node_views: dict[str, NodeView] = {}
         self.afters: list[int | None] = []
         self.offsets: list[int] = []
         self.closed = False
@@ -73,6 +106,13 @@ class FakeCluster:
         self.rev += 1
         self.views[view.task_id] = msgspec.structs.replace(view, rev=self.rev)
         self._history.append(Event(rev=self.rev, task=self.views[view.task_id]))
+
+    def put_node(self, view: NodeView) -> None:
+        """Put a node, or a change of one."""
+        self.rev += 1
+        self.node_views[view.hostname] = msgspec.structs.replace(view, rev=self.rev)
+        self._history.append(Event(rev=self.rev, node=self.node_views[view.hostname]))
+        self._wake()
 
     def change(self, task_id: str, status: str, **changes: object) -> None:
         """Commit a change of a task."""
@@ -127,32 +167,54 @@ class FakeCluster:
         await asyncio.sleep(0.01)
         return reply
 
+    async def submit_many(self, requests: Sequence[SubmitRequest]) -> SubmitManyReply:
+        answers: list[SubmitAnswer] = []
+        for request in requests:
+            try:
+                answers.append(SubmitAnswer(reply=await self.submit(request)))
+            except SubmissionRefused as error:
+                failed = list(error.failed_targets)
+                answer = ErrorAnswer(status=404, detail=str(error), failed_targets=failed)
+                answers.append(SubmitAnswer(error=answer))
+        return SubmitManyReply(answers)
+
+    async def rerun(self, task_id: str, request: RerunRequest) -> SubmitReply:
+        old = await self.status(task_id)
+        if old.status not in FINAL:
+            raise Conflict(f"task {task_id} has not ended")
+        self.reruns.append((task_id, request))
+        new_id, batch_id = str(self._new_id()), str(self._new_id())
+        self.add(
+            msgspec.structs.replace(
+                old,
+                task_id=new_id,
+                batch_id=batch_id,
+                retry_of=task_id,
+                status=TaskState.PENDING,
+                exit_code=None,
+            )
+        )
+        return SubmitReply(message="ok", task_ids=[new_id], batch_id=batch_id, failed_targets=[])
+
     async def status(self, task_id: str) -> TaskView:
         self._check()
         if task_id not in self.views:
             raise NotFound(f"no task {task_id}")
         return self.views[task_id]
 
-    async def tasks(
-        self,
-        *,
-        state: str | None = None,
-        node: str | None = None,
-        batch: str | None = None,
-        name: str | None = None,
-        owner: str | None = None,
-        limit: int | None = None,
-        before: str | None = None,
-    ) -> TaskList:
-        del batch, owner, before
+    async def tasks(self, **filters: Unpack[TaskFilters]) -> TaskList:
         found = [
             view
             for view in sorted(self.views.values(), key=lambda view: -int(view.task_id))
-            if state in (None, view.status.value)
-            and node in (None, view.assigned_node)
-            and name in (None, view.name)
+            if filters.get("state") in (None, view.status.value)
+            and filters.get("node") in (None, view.assigned_node)
+            and filters.get("name") in (None, view.name)
+            and filters.get("batch") in (None, view.batch_id)
+            and (not filters.get("mine") or view.owner == "alice")
+            and int(view.task_id) < int(filters.get("before") or 1 << 62)
         ]
-        return TaskList(found[:limit], "7")
+        page = found[: filters.get("limit", 50)]
+        return TaskList(page, page[-1].task_id if len(found) > len(page) else None)
 
     async def kill(self, task_id: str) -> str:
         view = await self.status(task_id)
@@ -161,9 +223,36 @@ class FakeCluster:
         self.killed.append(task_id)
         return f"task {task_id} will end"
 
+    async def kill_batch(self, batch_id: str) -> KillBatchReply:
+        tasks = [view for view in self.views.values() if view.batch_id == batch_id]
+        if not tasks:
+            raise NotFound(f"no batch {batch_id}")
+        going = [view.task_id for view in tasks if view.status not in FINAL]
+        if not going:
+            raise Conflict(f"all tasks of batch {batch_id} have ended")
+        self.killed += going
+        return KillBatchReply(message=f"{len(going)} tasks will end", task_ids=going)
+
     async def nodes(self) -> list[NodeView]:
         self._check()
-        return []
+        return list(self.node_views.values())
+
+    async def drain(self, node: str) -> NodeView:
+        return self._set_draining(node, draining=True)
+
+    async def resume(self, node: str) -> NodeView:
+        return self._set_draining(node, draining=False)
+
+    async def forget(self, node: str) -> str:
+        if node not in self.node_views:
+            raise NotFound(f"no node {node}")
+        if self.node_views[node].status is NodeStatus.ONLINE:
+            raise Conflict(f"{node} is online")
+        del self.node_views[node]
+        self.rev += 1
+        self._history.append(Event(rev=self.rev, forgotten=node))
+        self._wake()
+        return f"node {node} is forgotten"
 
     async def health(self, node: str | None = None) -> list[HealthView]:
         if node is not None:
@@ -242,6 +331,12 @@ class FakeCluster:
     async def _pieces(self, data: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(data), 3):
             yield data[start : start + 3]
+
+    def _set_draining(self, node: str, *, draining: bool) -> NodeView:
+        if node not in self.node_views:
+            raise NotFound(f"no node {node}")
+        self.put_node(msgspec.structs.replace(self.node_views[node], draining=draining))
+        return self.node_views[node]
 
     def _check(self) -> None:
         if self.down is not None:

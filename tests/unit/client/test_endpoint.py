@@ -85,6 +85,15 @@ def test_then_the_embedded_cluster(tmp_path: Path) -> None:
     assert found()[0] == "http://head:9000"
 
 
+def test_variables_without_a_file_name_a_host_too() -> None:
+    embed()
+    environ = {"HAKURIVER_NETWORK_HOST_REACHABLE_ADDRESS": "head"}
+    assert found(environ=environ) == ("http://head:8000", "")
+    assert found(environ={**environ, "HAKURIVER_TOKEN": "env"}) == ("http://head:8000", "env")
+    environ = {"HAKURIVER_NETWORK_HOST_PORT": "7000"}
+    assert found(environ=environ) == ("http://127.0.0.1:7000", "embedded")
+
+
 def test_else_it_is_told_how_to_get_a_host() -> None:
     with pytest.raises(HostUnreachable, match="hakuriver up"):
         resolve(environ={})

@@ -6,18 +6,27 @@ import gc
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hakuriver.client.building import command_request
 from hakuriver.client.follow import Change, Output, follow, labels
 from hakuriver.client.futures import Batch, Task
 from hakuriver.client.portal import Portal
 from hakuriver.client.sync import Client
-from hakuriver.errors import Conflict, HostUnreachable, TaskFailed, TaskKilled
+from hakuriver.errors import (
+    Conflict,
+    HostUnreachable,
+    SubmissionRefused,
+    TaskFailed,
+    TaskKilled,
+)
+from hakuriver.model.nodes import NodeStatus
 from hakuriver.model.tasks import TaskState
 from support.processes import wait_until
-from unit.client.fakes import FakeCluster, make_view
+from unit.client.fakes import FakeCluster, make_node, make_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -322,6 +331,76 @@ def test_labels_tell_tasks_apart(client: Client) -> None:
     }
     lone = client.run(["x"])
     assert labels([lone]) == {lone.task_id: f"-#{lone.task_id}"}
+
+
+def test_a_batch_is_cancelled_and_killed_by_one_request(
+    client: Client, cluster: FakeCluster
+) -> None:
+    batch = client.run(["sleep", "60"], targets=["a", "b", "c"])
+    finish(client, cluster, batch[0])
+    assert batch.cancel()
+    wait_until(lambda: len(cluster.killed) == 2)
+    for task in batch[1:]:
+        do(client, partial(cluster.change, task.task_id, "killed"))
+    concurrent.futures.wait([batch], timeout=5)
+    assert batch.cancelled()
+    assert batch[1].cancelled()
+    assert batch[0].result().exit_code == 0
+    assert not batch.cancel()
+    other = client.run(["sleep", "60"], targets=["a", "b"])
+    other.kill()
+    assert cluster.killed[2:] == [task.task_id for task in other]
+    for task in other:
+        do(client, partial(cluster.change, task.task_id, "killed"))
+    with pytest.raises(TaskKilled):
+        other.result(5)
+    other.kill()
+
+
+def test_many_submissions_have_a_future_each(client: Client, cluster: FakeCluster) -> None:
+    requests = [command_request(["true"], target=name) for name in ("a", "nosuch", "b")]
+    first, refused, last = client.submit_many(requests)
+    assert (len(first), len(refused), len(last)) == (1, 0, 1)
+    with pytest.raises(SubmissionRefused, match="no such node"):
+        refused.result(0)
+    assert [failed.target for failed in refused.failed_targets] == ["nosuch"]
+    assert not refused.cancel()
+    refused.kill()
+    finish(client, cluster, last[0])
+    assert last.result(5)[0].exit_code == 0
+
+
+def test_many_tasks_at_once_are_all_told(client: Client, cluster: FakeCluster) -> None:
+    batch = client.run(["true"], targets=["a"] * 200)
+
+    def end_all() -> None:
+        for task in batch:
+            cluster.change(task.task_id, "running")
+            cluster.finish(task.task_id)
+
+    do(client, end_all)
+    assert [result.exit_code for result in batch.result(5)] == [0] * 200
+
+
+def test_what_exists_is_taken_up_run_again_and_ended(client: Client, cluster: FakeCluster) -> None:
+    do(client, lambda: cluster.add(make_view("7", "running")))
+    do(client, lambda: cluster.add(make_view("8", "failed")))
+    batch = client.batch(1000)
+    assert [task.task_id for task in batch] == ["7", "8"]
+    assert batch[1].done()
+    again = client.rerun("8", env={"A": "1"})
+    finish(client, cluster, again)
+    assert again.result(5).exit_code == 0
+    assert client.kill_batch(1000).task_ids == ["7"]
+
+
+def test_nodes_are_drained_resumed_and_forgotten(client: Client, cluster: FakeCluster) -> None:
+    do(client, lambda: cluster.put_node(make_node("n1")))
+    assert client.drain("n1").draining
+    assert not client.resume("n1").draining
+    do(client, lambda: cluster.put_node(make_node("n1", status=NodeStatus.OFFLINE)))
+    assert "forgotten" in client.forget("n1")
+    assert client.nodes() == []
 
 
 def test_closing_fails_what_is_not_done(cluster: FakeCluster) -> None:

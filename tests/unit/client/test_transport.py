@@ -139,6 +139,63 @@ async def test_a_link_that_fails_is_told_in_our_words(fault: Exception, words: s
     assert caught.value.__suppress_context__
 
 
+class Flaky:
+    """Fails as it is told, one failure for each request, and answers after that."""
+
+    def __init__(self, *faults: Exception) -> None:
+        self.faults = list(faults)
+        self.bodies: list[bytes] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(request.content)
+        if self.faults:
+            raise self.faults.pop(0)
+        return httpx.Response(200, json={"value": 7})
+
+
+LOST = httpx.RemoteProtocolError("closed early")
+NOBODY = httpx.ConnectError("refused")
+
+
+@pytest.mark.parametrize("faults", [[LOST], [httpx.ReadTimeout("slow"), NOBODY, NOBODY]])
+async def test_a_request_whose_answer_is_lost_is_sent_again(faults: list[Exception]) -> None:
+    flaky = Flaky(*faults)
+    reply = await transport(flaky).request("POST", "/api/x", Reply, body=Reply(5), repeat=True)
+    assert reply.value == 7
+    assert flaky.bodies == [b'{"value":5}'] * (len(faults) + 1)
+
+
+@pytest.mark.parametrize(("fault", "repeat"), [(NOBODY, True), (LOST, False)])
+async def test_nobody_there_is_told_at_once_and_so_is_what_must_not_be_sent_twice(
+    fault: Exception,
+    repeat: bool,  # noqa: FBT001 - pytest gives it by name
+) -> None:
+    flaky = Flaky(fault)
+    with pytest.raises(HostUnreachable):
+        await transport(flaky).request("POST", "/api/x", Reply, repeat=repeat)
+    assert len(flaky.bodies) == 1
+
+
+async def test_the_patience_for_a_lost_answer_has_an_end() -> None:
+    flaky = Flaky(LOST, *[NOBODY] * 99)
+    there = Transport("http://host:1", TOKEN, base=httpx.MockTransport(flaky), repeat_seconds=0.1)
+    with pytest.raises(HostUnreachable, match="what became of the request is not known"):
+        await there.request("POST", "/api/x", Reply, repeat=True)
+    assert len(flaky.bodies) > 2
+
+
+async def test_a_refusal_after_a_lost_answer_is_told() -> None:
+    lost = [LOST]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        if lost:
+            raise lost.pop()
+        return httpx.Response(409, json={"detail": "the key was used for something else"})
+
+    with pytest.raises(Conflict, match="the key was used"):
+        await transport(answer).request("POST", "/api/submit", Reply, repeat=True)
+
+
 class Chunks(httpx.AsyncByteStream):
     def __init__(self, *chunks: bytes, fault: Exception | None = None) -> None:
         self.chunks = chunks
@@ -216,7 +273,7 @@ async def test_small_messages_are_not_held_back_and_proxies_not_asked(
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         there = Transport(f"http://127.0.0.1:{port}", TOKEN)
-        pool = there._client._transport._pool  # type: ignore[attr-defined]
+        pool = there._http._pool  # type: ignore[attr-defined]
         assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in pool._socket_options
         with pytest.raises(HostUnreachable, match=f"127.0.0.1:{port}"):
             await there.request("GET", "/api/x", Reply)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hakuriver.client.aio import AsyncClient
+from hakuriver.client.building import command_request
 from hakuriver.client.handles import AsyncBatch, AsyncTask
 from hakuriver.client.watch import Watcher
 from hakuriver.errors import (
@@ -21,8 +22,9 @@ from hakuriver.errors import (
     TaskLost,
     Unauthorized,
 )
+from hakuriver.model.nodes import NodeStatus
 from hakuriver.model.tasks import TaskState
-from unit.client.fakes import FakeCluster, make_view
+from unit.client.fakes import FakeCluster, make_node, make_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -107,7 +109,10 @@ async def test_a_broken_stream_goes_on_where_it_was(cluster: FakeCluster) -> Non
         assert cluster.afters[1] == 1
 
 
-async def test_changes_that_cannot_be_replayed_are_asked_for(cluster: FakeCluster) -> None:
+async def test_changes_that_cannot_be_replayed_are_asked_for(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hakuriver.client.watch.ADOPTION", 0.1)
     async with client_of(cluster) as client:
         task = await client.run(["true"])
         other = await client.run(["true"])
@@ -120,6 +125,24 @@ async def test_changes_that_cannot_be_replayed_are_asked_for(cluster: FakeCluste
         done, gone = await waiting
         assert not isinstance(done, BaseException)
         assert isinstance(gone, NotFound)
+
+
+async def test_a_task_that_a_new_database_does_not_know_yet_is_awaited(
+    cluster: FakeCluster,
+) -> None:
+    async with client_of(cluster) as client:
+        task = await client.run(["true"])
+        waiting = asyncio.ensure_future(task.wait())
+        await until(lambda: task.view.rev)
+        view = cluster.views.pop(task.task_id)
+        cluster.rev += 1
+        cluster.break_off(forget=True)
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        # Its node has linked up, and the host has heard of it again.
+        cluster.views[task.task_id] = view
+        cluster.finish(task.task_id)
+        assert (await waiting).exit_code == 0
 
 
 async def test_a_host_that_starts_again_is_awaited(cluster: FakeCluster) -> None:
@@ -253,6 +276,109 @@ async def test_kill_asks_the_host(cluster: FakeCluster) -> None:
         with pytest.raises(Conflict):
             await batch[0].kill()
         assert "will end" in await client.kill(int(batch[2].task_id))
+        cluster.finish(batch[2].task_id)
+        await batch.kill()
+        with pytest.raises(Conflict):
+            await client.kill_batch(batch.batch_id)
+
+
+async def test_many_submissions_are_answered_each_for_itself(cluster: FakeCluster) -> None:
+    requests = [command_request(["true"], target=name) for name in ("a", "nosuch", "b")]
+    async with client_of(cluster) as client:
+        first, refused, last = await client.submit_many(requests)
+        assert [first[0].view.target, last[0].view.target] == ["a", "b"]
+        assert len(refused) == 0
+        assert refused.failed_targets[0].target == "nosuch"
+        with pytest.raises(SubmissionRefused, match="no such node"):
+            await refused
+        cluster.finish(last[0].task_id)
+        assert [result.exit_code for result in await last] == [0]
+        assert await client.submit_many([]) == []
+        with pytest.raises(InvalidRequest, match="1000"):
+            await client.submit_many(requests * 334)
+
+
+async def test_every_submission_bears_a_key_of_its_own(cluster: FakeCluster) -> None:
+    request = command_request(["true"])
+    async with client_of(cluster) as client:
+        await client.submit_request(request)
+        await client.submit_request(request)
+        await client.run(["true"], idempotency_key="mine", queue=False)
+        first, second, third = cluster.requests
+    keys = {first.idempotency_key, second.idempotency_key}
+    assert len(keys) == 2
+    assert None not in keys
+    assert (third.idempotency_key, third.queue, first.queue) == ("mine", False, True)
+    assert request.idempotency_key is None
+
+
+async def test_a_batch_that_exists_is_taken_up_whole(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hakuriver.client.aio._PAGE", 2)
+    async with client_of(cluster) as client:
+        known = await client.run(["true"], targets=["a", "b", "c", "d", "e"])
+        cluster.finish(known[1].task_id, 3)
+    async with client_of(cluster) as client:
+        batch = await client.batch(int(known.batch_id))
+        assert [task.task_id for task in batch] == [task.task_id for task in known]
+        assert batch.batch_id == known.batch_id
+        for task_id in cluster.views:
+            cluster.finish(task_id)
+        assert [result.exit_code for result in await batch.wait()] == [0, 3, 0, 0, 0]
+        with pytest.raises(NotFound, match="no batch 7"):
+            await client.batch("7")
+
+
+async def test_an_ended_task_runs_again(cluster: FakeCluster) -> None:
+    cluster.add(make_view("7", "failed", exit_code=1))
+    async with client_of(cluster) as client:
+        task = await client.rerun(7, env={"KEY": "secret"}, queue=False)
+        assert task.view.retry_of == "7"
+        cluster.finish(task.task_id)
+        assert (await task).exit_code == 0
+        ((_, request),) = cluster.reruns
+        assert (request.env_vars, request.queue) == ({"KEY": "secret"}, False)
+        assert request.idempotency_key
+        with pytest.raises(InvalidRequest, match="no variable name"):
+            await client.rerun(7, env={"9": "x"})
+        await client.rerun("7")
+        assert cluster.reruns[1][1].env_vars is None
+
+
+async def test_nodes_are_drained_resumed_and_forgotten(cluster: FakeCluster) -> None:
+    cluster.put_node(make_node("n1"))
+    async with client_of(cluster) as client:
+        assert (await client.drain("n1")).draining
+        assert not (await client.resume("n1")).draining
+        with pytest.raises(Conflict, match="is online"):
+            await client.forget("n1")
+        cluster.put_node(make_node("n1", status=NodeStatus.OFFLINE))
+        assert "n1" in await client.forget("n1")
+        with pytest.raises(NotFound):
+            await client.drain("n1")
+
+
+async def test_who_asks_is_told_when_the_host_is_gone_and_back(cluster: FakeCluster) -> None:
+    told: list[str | None] = []
+    async with client_of(cluster) as client:
+        leave = client.watcher.on_trouble(lambda error: told.append(str(error) if error else None))
+        task = await client.run(["true"])
+        assert client.watcher.trouble is None
+        cluster.down = HostUnreachable("restarting")
+        cluster.break_off()
+        await until(lambda: "restarting" in str(client.watcher.trouble))
+        cluster.down = None
+        await until(lambda: client.watcher.trouble is None)
+        assert told == ["the link broke", None]
+        leave()
+        cluster.down = HostUnreachable("again")
+        cluster.break_off()
+        await until(lambda: client.watcher.trouble)
+        await client.close()
+        assert client.watcher.trouble is None
+        assert len(told) == 2
+        assert not task.view.completed_at
 
 
 async def test_logs_of_a_task(cluster: FakeCluster) -> None:
@@ -270,10 +396,13 @@ async def test_logs_of_a_task(cluster: FakeCluster) -> None:
 async def test_pages_nodes_and_health(cluster: FakeCluster) -> None:
     async with client_of(cluster) as client:
         first = await client.run(["true"], name="a")
-        page = await client.tasks(name="a", limit=10)
-        assert [view.task_id for view in page] == [first.task_id]
-        assert (page.next_before, page[0].task_id, len(page[:1])) == ("7", first.task_id, 1)
-        assert "before 7" in repr(page)
+        second = await client.run(["true"], name="a")
+        page = await client.tasks(name="a", limit=1)
+        assert [view.task_id for view in page] == [second.task_id]
+        assert (page.next_before, len(page[:1])) == (second.task_id, 1)
+        assert f"before {second.task_id}" in repr(page)
+        (older,) = await client.tasks(name="a", before=page.next_before)
+        assert older.task_id == first.task_id
         assert await client.nodes() == []
         assert await client.health() == []
         with pytest.raises(NotFound):
@@ -295,7 +424,7 @@ async def test_closing_ends_every_wait_and_leaves_nothing(cluster: FakeCluster) 
 
 async def test_the_stream_closes_when_nothing_is_watched(cluster: FakeCluster) -> None:
     watcher = Watcher(cluster, idle=0.02)
-    async with watcher.submitting():
+    async with watcher.adding():
         pass
     assert cluster.open_streams == 1
     await until(lambda: cluster.open_streams == 0)

@@ -38,6 +38,13 @@ def test_everything_lies_in_the_users_own_folders(folders: Path) -> None:
         assert mode(folder) == 0o700
 
 
+def test_nodes_of_earlier_clusters_are_known() -> None:
+    for name in ("host", "node1", "node2", "node3"):
+        files.write_settings(name, {})
+    assert files.former_nodes(["node1"]) == ["node2", "node3"]
+    assert files.former_nodes(["node1", "node2", "node3"]) == []
+
+
 def test_a_private_file_appears_whole_and_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"one", b"two" * 100_000, b""):

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from hakuriver.host.api import base
+from hakuriver.host import feed
 from hakuriver.model.messages import (
     Kill,
     Launch,
@@ -19,55 +19,17 @@ from hakuriver.model.messages import (
     Started,
 )
 from hakuriver.model.submission import MAX_REQUEST
-from support.host_server import CONFIG, TOKEN, open_server
+from support.host_server import CONFIG, Stream, detail, open_server
 from support.host_world import known, node_info, until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tornado.httpclient import HTTPResponse
 
     from support.host_server import Server
 
 pytestmark = pytest.mark.asyncio
 
 PATHS = ["/nodes", "/tasks", "/health", "/events", "/status/1", "/task/1/stdout"]
-
-
-def detail(response: HTTPResponse) -> Any:
-    assert response.headers["Content-Type"] == "application/json"
-    return json.loads(response.body)["detail"]
-
-
-class Stream:
-    """One streamed answer, read by hand so that the client can leave it."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def open(cls, server: Server, path: str) -> Stream:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
-        writer.write(head.encode())
-        stream = cls(reader, writer)
-        assert b" 200 " in await stream.line()
-        while await stream.line() != b"\r\n":
-            pass
-        return stream
-
-    async def line(self) -> bytes:
-        return await asyncio.wait_for(self.reader.readline(), 5)
-
-    async def json(self) -> Any:
-        """Return the next line of NDJSON: one lies in each chunk here."""
-        while not (line := await self.line()).startswith(b"{"):
-            assert line, "the stream has ended"
-        return json.loads(line)
-
-    async def leave(self) -> None:
-        self.writer.close()
-        await self.writer.wait_closed()
 
 
 # -- who may ask --------------------------------------------------------------------------
@@ -323,8 +285,8 @@ async def test_events_come_as_they_happen(server: Server) -> None:
 async def test_a_quiet_stream_shows_that_it_lives(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "KEEP_ALIVE_SECONDS", 0.05)
-    stream = await Stream.open(server, "/api/events?after=0")
+    monkeypatch.setattr(feed, "KEEP_ALIVE_SECONDS", 0.05)
+    stream = await Stream.open(server, "/api/events")
     lines = [await stream.json() for _ in range(3)]
     assert [set(line) for line in lines] == [{"rev"}] * 3
     await stream.leave()
@@ -349,9 +311,13 @@ async def test_a_rev_that_is_no_number_is_refused(server: Server, query: str) ->
 
 
 async def test_a_rev_of_another_database_is_a_reset(server: Server) -> None:
-    stream = await Stream.open(server, "/api/events?after=1000")
-    assert [await stream.json(), await stream.json()][1] == {"rev": 0, "reset": True}
-    await stream.leave()
+    rev = server.world.cluster.feed.rev
+    # A larger one is of another database, and so is a smaller one than this ever gave.
+    for after in (rev + 1000, 1):
+        stream = await Stream.open(server, f"/api/events?after={after}")
+        assert await stream.json() == {"rev": after}
+        assert await stream.json() == {"rev": rev, "reset": True}
+        await stream.leave()
 
 
 # -- logs ---------------------------------------------------------------------------------
@@ -459,9 +425,10 @@ async def test_a_host_without_tokens_serves_everybody_here(tmp_path: Path) -> No
 
 
 async def test_values_of_the_environment_are_shown_to_nobody(server: Server) -> None:
+    began = server.world.store.rev
     await server.join()
     (task_id,) = await server.submitted(env_vars={"TOKEN": "hunter2"})
-    stream = await Stream.open(server, "/events?after=0")
+    stream = await Stream.open(server, f"/events?after={began}")
     texts = [json.dumps([await stream.json() for _ in range(3)])]
     await stream.leave()
     paths = (f"/status/{task_id}", "/tasks")

@@ -12,6 +12,7 @@ from hakuriver.host import cluster as module
 from hakuriver.model.messages import Acknowledge, Kill, Launch
 from hakuriver.model.tasks import Exit, TaskState
 from hakuriver.model.views import Event
+from support.host_rows import move
 from support.host_world import completed, known, node_info, open_world, started, until
 
 if TYPE_CHECKING:
@@ -207,8 +208,7 @@ async def test_an_assignment_that_cannot_be_stored_is_made_again(
     await world.join("n", node_info([0]))
     first, second, third = await world.submit("n", "n", "n")
     fault = Fault(world, monkeypatch)
-    finished = world.cluster.store.transition(first, RUNNING)
-    assert await finished is not None
+    assert await move(world.store, first, RUNNING) is not None
     world.cluster.scheduler.remove(first)
     fault.on = True
     world.cluster.schedule()
@@ -270,7 +270,8 @@ async def test_queue_and_accounting_are_the_same_after_a_restart(tmp_path: Path)
 
 
 async def test_every_change_is_followed_by_an_event_in_order(world: World) -> None:
-    stream = world.cluster.feed.follow(0)
+    began = world.store.rev
+    stream = world.cluster.feed.follow(began)
     lines: list[Event] = []
 
     async def take(count: int) -> list[Event]:
@@ -279,7 +280,7 @@ async def test_every_change_is_followed_by_an_event_in_order(world: World) -> No
             lines.extend(msgspec.json.decode(part, type=Event) for part in chunk.splitlines())
         return lines
 
-    assert (await take(1))[0] == Event(rev=0)
+    assert (await take(1))[0] == Event(rev=began)
     await world.join("n", node_info([0]))
     first, second = await world.submit("n", "n")
     await world.start(first)
@@ -314,3 +315,20 @@ async def test_what_was_missed_is_replayed_from_the_store(tmp_path: Path) -> Non
         assert events[0].rev == before
         assert [event.task.task_id for event in events if event.task] == [str(task)]
         await stream.aclose()
+
+
+async def test_whoever_knows_nothing_yet_is_told_all_that_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "host.db"
+    async with open_world(path) as world:
+        await world.join()
+        task = (await world.submit("n"))[0]
+    async with open_world(path) as world:
+        floor = world.store.rev_floor
+        assert floor > 1
+        told = await world.cluster._replay(0)
+        assert told is not None
+        seen = [event.task.task_id if event.task else "n" for event in told if event.rev > floor]
+        assert sorted(seen) == sorted([str(task), "n"])
+        # Whoever knows something of before lacks what is gone.
+        assert await world.cluster._replay(1) is None
+        assert await world.cluster._replay(floor) == told

@@ -248,7 +248,7 @@ async def test_a_kill_of_a_lost_task_is_delivered_if_its_node_comes_back(world: 
     assert await world.status(task) is LOST
     await world.cluster.kill(task)
     link = await world.join("n", told=[known(record, at=1.0)])
-    assert link.ids(Kill) == [task]
+    assert set(link.ids(Kill)) == {task}
 
 
 # -- what the runner knows ----------------------------------------------------------------
@@ -347,8 +347,11 @@ async def test_tasks_that_are_not_the_nodes_own_change_nothing(world: World) -> 
     await world.leave("n")
     told = [known(record, at=1.0, end=GOOD), known(stranger, at=1.0)]
     link = await world.join("n", told=told)
-    assert link.sent == []
+    # The runner may forget what it tells of another's task; nothing comes of it here.
+    assert link.ids(Acknowledge) == [task]
+    assert link.of(Kill) == []
     assert await world.record(task) == record
+    assert world.launches("m") == [task]
 
 
 # -- silence ------------------------------------------------------------------------------

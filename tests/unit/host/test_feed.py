@@ -176,3 +176,31 @@ async def test_the_ring_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch)
     stream = log.feed.follow(0)
     assert [line["rev"] for line in await take(stream, 51)] == list(range(51))
     await stream.aclose()
+
+
+async def test_a_sign_of_life_bears_what_the_follower_has_got(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
+    log = Log(rev=5)
+    stream = log.feed.follow(3)
+    log.events = [Event(rev=rev) for rev in (4, 5)]
+    assert [line["rev"] for line in await take(stream, 3)] == [3, 4, 5]
+    assert await take(stream, 2) == [{"rev": 5}, {"rev": 5}]
+    log.happen(6, 7)
+    assert [line["rev"] for line in await take(stream, 2)] == [6, 7]
+    assert await take(stream, 1) == [{"rev": 7}]
+    await stream.aclose()
+
+
+async def test_a_node_that_was_forgotten_is_an_event_like_others() -> None:
+    log = Log(rev=5)
+    stream = log.feed.follow(None)
+    await take(stream, 1)
+    log.feed.publish(Event(rev=6, forgotten="n"))
+    assert await take(stream, 1) == [{"rev": 6, "forgotten": "n"}]
+    # From the ring it is told again, as long as it is there.
+    late = log.feed.follow(5)
+    assert await take(late, 2) == [{"rev": 5}, {"rev": 6, "forgotten": "n"}]
+    for one in (stream, late):
+        await one.aclose()

@@ -1,234 +1,167 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    rule,
-)
 
-from hakuriver.host.scheduler import Assignment, Demand, Scheduler
+from hakuriver.host.rooms import Assignment, Demand
+from hakuriver.host.scheduler import Scheduler
 from hakuriver.model.targets import Target
+from support.host_rooms import NODES, OFFLINE, part
 
-NODES: dict[str, tuple[frozenset[int], dict[int, frozenset[int]]]] = {
-    "a": (frozenset(range(4)), {0: frozenset({0, 1}), 1: frozenset({2, 3})}),
-    "b": (frozenset(range(10, 16)), {0: frozenset({10, 11}), 2: frozenset({12, 13, 14, 15})}),
-    "c": (frozenset({0, 1, 2}), {}),
-}
-TARGETS = [
-    None,
-    *[Target(name) for name in NODES],
-    *[Target(name, numa) for name, (_, parts) in NODES.items() for numa in parts],
-]
-#: What the node "b" cannot enforce; a demand with a target was checked before it came here.
-LACKS = {"a": frozenset[str](), "b": frozenset({"time_limit"}), "c": frozenset[str]()}
-DEMANDS = st.builds(Demand, st.integers(0, 7), st.sampled_from(TARGETS)) | st.builds(
-    Demand, st.integers(0, 7), st.none(), st.just(frozenset({"time_limit"}))
-)
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+GIB = 1 << 30
 
 
-def part_of(name: str, target: Target | None) -> frozenset[int]:
-    cpus, numa = NODES[name]
-    return cpus if target is None or target.numa is None else numa[target.numa]
-
-
-def places(demand: Demand) -> set[tuple[str, int]]:
-    """Return all CPUs, as (node, number), that a demand may use or claim."""
-    names = [name for name in NODES if not demand.needs & LACKS[name]]
-    if demand.target is not None:
-        names = [demand.target.node]
-    # A place too small for it is none that it could ever use.
-    names = [name for name in names if len(part_of(name, demand.target)) >= demand.cores]
-    return {(name, cpu) for name in names for cpu in part_of(name, demand.target)}
-
-
-class Deciding(RuleBasedStateMachine):
-    """The scheduler against a model that knows who holds what, and the queue's order."""
-
-    ids = Bundle("ids")
-
-    @initialize(flags=st.tuples(st.booleans(), st.booleans(), st.booleans()))
-    def begin(self, flags: tuple[bool, bool, bool]) -> None:
-        self.scheduler = Scheduler()
-        self.open: dict[str, bool] = {}
-        self.queue: dict[int, Demand] = {}
-        self.held: dict[int, tuple[str, frozenset[int]]] = {}
-        self.count = 0
-        for name, is_open in zip(NODES, flags, strict=True):
-            self.set_node(name, is_open)
-
-    def set_node(self, name: str, is_open: bool) -> None:  # noqa: FBT001
-        cpus, numa = NODES[name]
-        self.scheduler.set_node(name, cpus, numa, lacks=LACKS[name], open_=is_open)
-        self.open[name] = is_open
-
-    def taken(self, name: str) -> set[int]:
-        return {cpu for node, cpus in self.held.values() if node == name for cpu in cpus}
-
-    def free(self, name: str) -> set[int]:
-        return set(NODES[name][0]) - self.taken(name)
-
-    @rule(name=st.sampled_from(list(NODES)), is_open=st.booleans())
-    def open_or_close(self, name: str, is_open: bool) -> None:  # noqa: FBT001
-        self.set_node(name, is_open)
-
-    @rule(target=ids, demand=DEMANDS)
-    def enqueue(self, demand: Demand) -> int:
-        self.count += 1
-        self.scheduler.enqueue(self.count, demand)
-        self.queue[self.count] = demand
-        return self.count
-
-    @rule(target=ids, name=st.sampled_from(list(NODES)), data=st.data())
-    def hold(self, name: str, data: st.DataObject) -> int:
-        free = sorted(self.free(name))
-        cpus = data.draw(st.sets(st.sampled_from(free), max_size=3)) if free else set[int]()
-        self.count += 1
-        self.scheduler.hold(self.count, name, cpus)
-        self.held[self.count] = (name, frozenset(cpus))
-        return self.count
-
-    @rule(task_id=ids)
-    def told_again(self, task_id: int) -> None:
-        if task_id in self.held:
-            self.scheduler.hold(task_id, *self.held[task_id])
-
-    @rule(task_id=consumes(ids))
-    def remove(self, task_id: int) -> None:
-        self.scheduler.remove(task_id)
-        self.queue.pop(task_id, None)
-        self.held.pop(task_id, None)
-
-    @rule(task_id=st.integers(10_000, 10_003))
-    def remove_what_is_unknown(self, task_id: int) -> None:
-        self.scheduler.remove(task_id)
-
-    @rule()
-    def decide(self) -> None:
-        before = dict(self.queue)
-        order = list(before)
-        decisions = self.scheduler.decide()
-        decided = [decision.task_id for decision in decisions]
-        assert decided == sorted(set(decided), key=order.index)
-        for decision in decisions:
-            self.check_one(decision)
-        self.check_order(before, decisions)
-        self.check_waiting()
-        assert self.scheduler.decide() == []
-
-    def check_one(self, decision: Assignment) -> None:
-        demand = self.queue.pop(decision.task_id)
-        assert self.open[decision.node]
-        if demand.target is not None:
-            assert decision.node == demand.target.node
-        assert not demand.needs & LACKS[decision.node]
-        assert len(decision.cpus) == len(set(decision.cpus)) == demand.cores
-        assert set(decision.cpus) <= part_of(decision.node, demand.target)
-        assert not set(decision.cpus) & self.taken(decision.node)
-        self.held[decision.task_id] = (decision.node, frozenset(decision.cpus))
-
-    def check_order(self, before: dict[int, Demand], decisions: list[Assignment]) -> None:
-        """A task that waits keeps all CPUs it could use on its target from later ones."""
-        started = {decision.task_id: decision for decision in decisions}
-        for waiting in self.queue:
-            demand = before[waiting]
-            later = [started[other] for other in started if other > waiting]
-            for decision in later:
-                # Of two tasks with the same demand the earlier one starts first.
-                assert before[decision.task_id] != demand
-                if demand.target is not None and self.open[demand.target.node]:
-                    used = {(decision.node, cpu) for cpu in decision.cpus}
-                    assert not used & places(demand)
-
-    def check_waiting(self) -> None:
-        """Whoever waits although it fits has somebody before it who may claim what it needs."""
-        claims: set[tuple[str, int]] = set()
-        for demand in self.queue.values():
-            fits = any(
-                self.open[name]
-                and len(self.free(name) & {cpu for node, cpu in places(demand) if node == name})
-                >= demand.cores
-                for name in NODES
-                if demand.target is None or demand.target.node == name
-                if not demand.needs & LACKS[name]
-            )
-            if fits:
-                assert demand.cores > 0
-                assert claims & places(demand)
-            claims |= places(demand)
-
-    @invariant()
-    def free_is_what_nobody_holds(self) -> None:
-        for name in NODES:
-            assert self.scheduler.free(name) == self.free(name)
-
-    @invariant()
-    def positions_are_the_queues(self) -> None:
-        for index, task_id in enumerate(self.queue):
-            assert self.scheduler.position(task_id) == index
-            assert self.scheduler.waits_for(task_id)
-        for task_id in self.held:
-            assert self.scheduler.position(task_id) is None
-            assert self.scheduler.waits_for(task_id) is None
-
-
-TestDeciding = Deciding.TestCase
-TestDeciding.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-def one_node(cores: int = 4, *, numa: bool = True) -> Scheduler:
+def one_node(cores: int = 4, *, numa: bool = True, memory: int = 8) -> Scheduler:
     scheduler = Scheduler()
     half = cores // 2
-    parts = {0: range(half), 1: range(half, cores)} if numa else {}
-    scheduler.set_node("n", range(cores), parts, open_=True)
+    halves = {0: part(range(half), memory // 2), 1: part(range(half, cores), memory // 2)}
+    scheduler.set_node("n", part(range(cores), memory), halves if numa else {}, closed=None)
     return scheduler
+
+
+def all_nodes(closed: str | None = None) -> Scheduler:
+    scheduler = Scheduler()
+    for name, (whole, parts) in NODES.items():
+        scheduler.set_node(name, whole, parts, closed=closed)
+    return scheduler
+
+
+def hold(scheduler: Scheduler, task_id: int, cpus: Iterable[int], memory: int = 0) -> None:
+    cpus = list(cpus)
+    scheduler.hold(task_id, "n", Demand(len(cpus), memory, Target("n")), cpus)
 
 
 def started_by(scheduler: Scheduler) -> list[int]:
     return [decision.task_id for decision in scheduler.decide()]
 
 
+# -- who is not held up -------------------------------------------------------------------
+
+
 def test_one_numa_node_that_is_full_never_holds_up_the_other() -> None:
     scheduler = one_node()
     for task_id in range(1, 6):
-        scheduler.enqueue(task_id, Demand(2, Target("n", 0)))
-    scheduler.enqueue(6, Demand(2, Target("n", 1)))
+        scheduler.enqueue(task_id, Demand(2, target=Target("n", 0)))
+    scheduler.enqueue(6, Demand(2, target=Target("n", 1)))
     assert started_by(scheduler) == [1, 6]
+
+
+def test_one_numa_node_without_memory_never_holds_up_the_other() -> None:
+    scheduler = one_node()
+    for task_id in range(1, 6):
+        scheduler.enqueue(task_id, Demand(0, 3, Target("n", 0)))
+    scheduler.enqueue(6, Demand(0, 4, Target("n", 1)))
+    assert started_by(scheduler) == [1, 6]
+
+
+BOUND = st.builds(
+    Demand, st.integers(0, 2), st.integers(0, 4), st.builds(Target, st.just("n"), st.integers(0, 1))
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(BOUND, max_size=12), st.lists(st.integers(0, 11), max_size=6))
+def test_the_two_halves_of_a_node_go_their_own_ways(demands: list[Demand], ends: list[int]) -> None:
+    """Tasks bound to one half start when they would if the other half had none."""
+
+    def history(numa: int | None) -> list[list[int]]:
+        scheduler = one_node()
+        rounds: list[list[int]] = []
+        for task_id, demand in enumerate(demands):
+            if numa in (None, demand.numa):
+                scheduler.enqueue(task_id, demand)
+        for end in [None, *ends]:
+            if end is not None:
+                scheduler.remove(end)
+            rounds.append(started_by(scheduler))
+        return rounds
+
+    both = history(None)
+    for half in (0, 1):
+        own = [[task for task in found if demands[task].numa == half] for found in both]
+        assert own == history(half)
+
+
+def test_a_task_without_a_memory_limit_is_not_held_up_by_those_that_wait_for_memory() -> None:
+    scheduler = one_node()
+    hold(scheduler, 1, [0], memory=8)
+    scheduler.enqueue(2, Demand(1, 2, Target("n")))
+    scheduler.enqueue(3, Demand(1, 0, Target("n")))
+    scheduler.enqueue(4, Demand(1, 1, Target("n")))
+    # The one that waits keeps one CPU for itself, and no more.
+    assert started_by(scheduler) == [3]
+    scheduler.enqueue(5, Demand(2, 0, Target("n")))
+    assert started_by(scheduler) == []
+
+
+# -- nobody starves -----------------------------------------------------------------------
 
 
 def test_a_big_task_at_the_head_gets_what_becomes_free() -> None:
     scheduler = one_node()
     for task_id in range(1, 5):
-        scheduler.hold(task_id, "n", [task_id - 1])
-    scheduler.enqueue(100, Demand(4, Target("n")))
+        hold(scheduler, task_id, [task_id - 1])
+    scheduler.enqueue(100, Demand(4, target=Target("n")))
     for round_number in range(1, 5):
-        scheduler.enqueue(100 + round_number, Demand(1, Target("n")))
+        scheduler.enqueue(100 + round_number, Demand(1, target=Target("n")))
         scheduler.remove(round_number)
         assert started_by(scheduler) == ([100] if round_number == 4 else [])
 
 
+@pytest.mark.parametrize("target", [Target("n"), Target("n", 0)], ids=str)
+def test_a_task_of_much_memory_at_the_head_gets_what_becomes_free(target: Target) -> None:
+    scheduler = one_node(8)
+    for task_id in range(1, 5):
+        scheduler.hold(task_id, "n", Demand(0, 1, Target("n", 0)), [])
+    hold(scheduler, 5, [], memory=4)
+    scheduler.enqueue(100, Demand(1, 4, target))
+    for round_number in range(1, 5):
+        # Small ones of both kinds come later, and what needs no memory goes on.
+        scheduler.enqueue(100 + 2 * round_number, Demand(0, 1, target))
+        scheduler.enqueue(101 + 2 * round_number, Demand(0, 0, target))
+        scheduler.remove(round_number)
+        light = [101 + 2 * round_number]
+        assert started_by(scheduler) == ([100] if round_number == 4 else []) + light
+
+
+SMALL = st.tuples(st.integers(1, 2), st.integers(0, 4))
+BIG = st.sampled_from([(4, 0), (5, 0), (6, 0), (1, 8), (2, 10), (0, 9), (4, 8), (6, 10)])
+
+
 @settings(max_examples=60)
-@given(st.lists(st.integers(1, 2), min_size=8, max_size=8), st.sampled_from([4, 5, 6]))
-def test_a_big_task_without_a_target_is_not_starved_either(sizes: list[int], big: int) -> None:
-    scheduler = Scheduler()
-    for name, (cpus, numa) in NODES.items():
-        scheduler.set_node(name, cpus, numa, open_=True)
+@given(
+    st.lists(SMALL, min_size=8, max_size=8),
+    BIG,
+    st.booleans(),
+    st.lists(st.integers(0, 3), min_size=7, max_size=7),
+)
+def test_a_big_task_is_not_starved(
+    sizes: list[tuple[int, int]],
+    big: tuple[int, int],
+    targeted: bool,  # noqa: FBT001
+    picks: list[int],
+) -> None:
+    """Small ones come for ever, and each of them ends before long, in any order."""
+    scheduler = all_nodes()
     running: deque[int] = deque()
     for task_id in range(1, 40):
-        scheduler.enqueue(task_id, Demand(sizes[task_id % 8]))
+        scheduler.enqueue(task_id, Demand(*sizes[task_id % 8]))
     running.extend(started_by(scheduler))
-    scheduler.enqueue(100, Demand(big))
-    for step in range(200, 400):
-        # A later small one comes whenever an earlier one ends, the oldest first.
-        scheduler.enqueue(step, Demand(sizes[step % 8]))
-        scheduler.remove(running.popleft())
+    scheduler.enqueue(100, Demand(*big, Target("b") if targeted else None))
+    for step in range(200, 600):
+        # A later small one comes whenever an earlier one ends: one of the four oldest, and
+        # every fourth time the oldest.
+        scheduler.enqueue(step, Demand(*sizes[step % 8]))
+        ended = running[picks[step % 7] % min(4, len(running)) if step % 4 else 0]
+        running.remove(ended)
+        scheduler.remove(ended)
         now = started_by(scheduler)
         running.extend(now)
         if 100 in now:
@@ -237,27 +170,62 @@ def test_a_big_task_without_a_target_is_not_starved_either(sizes: list[int], big
     pytest.fail("the big task never started")
 
 
+def test_a_claim_stays_on_its_node_while_others_have_more_free_cores() -> None:
+    scheduler = Scheduler()
+    for name in ("a", "b"):
+        scheduler.set_node(name, part(range(8), 8), {}, closed=None)
+    kinds = [Demand(0, 2), Demand(2, 0)]
+    for task_id in range(1, 60):
+        scheduler.enqueue(task_id, kinds[task_id % 2])
+    running = deque(started_by(scheduler))
+    scheduler.enqueue(100, Demand(0, 6))
+    for step in range(200, 400):
+        scheduler.enqueue(step, kinds[step % 2])
+        scheduler.remove(running.popleft())
+        running.extend(started_by(scheduler))
+        if 100 in running:
+            return
+    pytest.fail("it never got the memory it had claimed")
+
+
+# -- where, and on what -------------------------------------------------------------------
+
+
 def test_a_task_of_no_cores_starts_on_a_full_node() -> None:
     scheduler = one_node()
-    scheduler.hold(1, "n", range(4))
-    scheduler.enqueue(2, Demand(1, Target("n")))
-    scheduler.enqueue(3, Demand(0, Target("n", 1)))
+    hold(scheduler, 1, range(4))
+    scheduler.enqueue(2, Demand(1, target=Target("n")))
+    scheduler.enqueue(3, Demand(0, target=Target("n", 1)))
     scheduler.enqueue(4, Demand(0))
     assert scheduler.decide() == [Assignment(3, "n", ()), Assignment(4, "n", ())]
 
 
+def test_a_task_of_no_cores_that_is_put_back_still_starts_on_a_full_node() -> None:
+    scheduler = one_node()
+    hold(scheduler, 1, range(4))
+    scheduler.enqueue(2, Demand(0))
+    assert started_by(scheduler) == [2]
+    scheduler.put_back(2, Demand(0))
+    assert started_by(scheduler) == [2]
+
+
 def test_without_a_target_the_node_with_the_most_free_cores_is_taken() -> None:
-    scheduler = Scheduler()
-    for name, (cpus, numa) in NODES.items():
-        scheduler.set_node(name, cpus, numa, open_=True)
-    scheduler.hold(1, "b", [10, 11, 12])
+    scheduler = all_nodes()
+    scheduler.hold(1, "b", Demand(3), [10, 11, 12])
     scheduler.enqueue(2, Demand(1))
+    assert scheduler.decide()[0].node == "a"
+
+
+def test_without_a_target_a_node_with_enough_memory_is_taken() -> None:
+    scheduler = all_nodes()
+    scheduler.hold(1, "b", Demand(0, 6), [])
+    scheduler.enqueue(2, Demand(1, 5))
     assert scheduler.decide()[0].node == "a"
 
 
 def test_a_task_lies_within_one_numa_node_where_it_can() -> None:
     scheduler = one_node(8)
-    scheduler.hold(1, "n", [4])
+    hold(scheduler, 1, [4])
     scheduler.enqueue(2, Demand(3))
     assert scheduler.decide()[0].cpus == (5, 6, 7)
     scheduler.enqueue(3, Demand(4))
@@ -266,53 +234,151 @@ def test_a_task_lies_within_one_numa_node_where_it_can() -> None:
 
 def test_cpus_outside_of_what_a_node_gives_out_now_stay_unknown() -> None:
     scheduler = one_node()
-    scheduler.hold(1, "n", [2, 3])
-    scheduler.set_node("n", range(2), {}, open_=True)
-    assert scheduler.free("n") == {0, 1}
+    hold(scheduler, 1, [2, 3], memory=6)
+    scheduler.set_node("n", part(range(2), 4), {}, closed=None)
+    assert scheduler.room("n").cpus == {0, 1}
+    assert scheduler.room("n").memory == 0
     scheduler.remove(1)
-    assert scheduler.free("n") == {0, 1}
+    assert scheduler.room("n").cpus == {0, 1}
+    assert scheduler.room("n").memory == 4
 
 
 def test_what_runs_on_a_node_that_is_not_known_yet_is_held_when_it_comes() -> None:
     scheduler = Scheduler()
-    scheduler.hold(1, "n", [0])
-    scheduler.set_node("n", range(2), {}, open_=True)
-    assert scheduler.free("n") == {1}
+    hold(scheduler, 1, [0], memory=3)
+    scheduler.set_node("n", part(range(2), 8), {}, closed=None)
+    assert scheduler.room("n").cpus == {1}
+    assert scheduler.room("n").memory == 5
+
+
+def test_a_task_that_its_node_came_back_too_small_for_blocks_nobody() -> None:
+    scheduler = one_node()
+    scheduler.enqueue(1, Demand(3, target=Target("n")))
+    scheduler.enqueue(2, Demand(1, 5, target=Target("n")))
+    scheduler.enqueue(3, Demand(1, 4, target=Target("n")))
+    scheduler.set_node("n", part(range(2), 4), {}, closed=None)
+    assert started_by(scheduler) == [3]
+
+
+def test_what_is_released_is_free_before_the_task_is_removed() -> None:
+    scheduler = one_node()
+    hold(scheduler, 1, range(4), memory=8)
+    scheduler.enqueue(2, Demand(4, 8))
+    scheduler.release(1)
+    assert started_by(scheduler) == [2]
+    scheduler.remove(1)
+    assert scheduler.room("n").cpus == set()
+    assert scheduler.room("n").memory == 0
+
+
+def test_a_room_that_was_handed_out_is_the_askers_own() -> None:
+    scheduler = one_node()
+    for _ in range(2):
+        room = scheduler.room("n")
+        assert room.take(Demand(2, 3, Target("n", 0))) == (0, 1)
+        assert (room.memory, room.bound) == (5, {0: 1, 1: 4})
+
+
+# -- words --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("demand", "words"),
     [
-        (Demand(4, Target("a")), None),
-        (Demand(5, Target("a")), "asks for 5 cores, a has 4"),
-        (Demand(3, Target("a", 0)), "asks for 3 cores, a:0 has 2"),
-        (Demand(1, Target("a", 2)), "a has no NUMA node 2 (it has: 0, 1)"),
-        (Demand(1, Target("c", 0)), "c has no NUMA node 0 (it has: none are known)"),
-        (Demand(0, Target("zz")), "there is no node 'zz' (nodes: a, b, c)"),
+        (Demand(4, target=Target("a")), None),
+        (Demand(5, target=Target("a")), "asks for 5 cores, a has 4"),
+        (Demand(3, target=Target("a", 0)), "asks for 3 cores, a:0 has 2"),
+        (Demand(1, target=Target("a", 2)), "a has no NUMA node 2 (it has: 0, 1)"),
+        (Demand(1, target=Target("c", 0)), "c has no NUMA node 0 (it has: none are known)"),
+        (Demand(0, target=Target("zz")), "there is no node 'zz' (nodes: a, b, c)"),
         (Demand(6), None),
         (Demand(7), "asks for 7 cores, the largest node has 6"),
         (Demand(0), None),
+        (Demand(0, 10), None),
+        (Demand(4, 10, Target("b")), None),
+        (Demand(0, 9, Target("a")), "asks for 9 B of memory, a has 8 B"),
+        (Demand(0, 5, Target("a", 1)), "asks for 5 B of memory, a:1 has 4 B"),
+        (Demand(0, 11), "asks for 11 B of memory, the largest node has 10 B"),
+        (Demand(7, 11), "asks for 7 cores, the largest node has 6"),
     ],
 )
 def test_what_can_never_run(demand: Demand, words: str | None) -> None:
+    assert all_nodes(OFFLINE).impossible(demand) == words
+
+
+def test_what_no_single_node_has() -> None:
     scheduler = Scheduler()
-    for name, (cpus, numa) in NODES.items():
-        scheduler.set_node(name, cpus, numa, open_=False)
-    assert scheduler.impossible(demand) == words
+    scheduler.set_node("big", part(range(8), GIB), {}, closed=None)
+    scheduler.set_node("deep", part(range(2), 8 * GIB), {}, closed=None)
+    words = "no node has both 3 cores and 2 GiB of memory"
+    assert scheduler.impossible(Demand(3, 2 * GIB)) == words
 
 
-def test_without_nodes_nothing_can_run() -> None:
-    assert Scheduler().impossible(Demand(1)) == "asks for 1 core, the largest node has 0"
+def test_without_nodes_there_is_no_saying_what_is_too_large() -> None:
+    assert Scheduler().impossible(Demand(1)) is None
+    words = "there is no node 'n' (nodes: none)"
+    assert Scheduler().impossible(Demand(1, target=Target("n"))) == words
 
 
 def test_what_a_task_waits_for_in_words() -> None:
+    scheduler = one_node(memory=4 * GIB)
+    hold(scheduler, 1, [0, 1, 2], memory=3 * GIB)
+    scheduler.set_node("away", part(range(4), GIB), {}, closed=OFFLINE)
+    scheduler.set_node("dry", part(range(4), GIB), {}, closed="is draining")
+    told = [
+        (Demand(2), "waits for a node with 2 cores free"),
+        (Demand(2, target=Target("n")), "waits for 2 cores on n (1 free), 1 task before it"),
+        (Demand(1, target=Target("x")), "cannot start now: there is no node 'x' (nodes: *)"),
+        (Demand(0, 2 * GIB), "waits for a node with 2 GiB of memory free, 3 tasks before it"),
+        (
+            Demand(1, 2 * GIB, Target("n")),
+            "waits for 2 GiB of memory on n (1 GiB free), 4 tasks before it",
+        ),
+        (
+            Demand(2, 2 * GIB, Target("n")),
+            "waits for 2 cores and 2 GiB of memory on n (1 and 1 GiB free), 5 tasks before it",
+        ),
+        (
+            Demand(1, target=Target("n", 0)),
+            "waits for 1 core on n:0 (0 free), 6 tasks before it",
+        ),
+        (Demand(1, target=Target("n")), "waits for its turn on n, 7 tasks before it"),
+        (Demand(1, target=Target("away")), "waits for away, which is offline, 8 tasks before it"),
+        (Demand(1, target=Target("dry")), "waits for dry, which is draining, 9 tasks before it"),
+        (Demand(1, GIB), "waits for a node with 1 core and 1 GiB of memory free, 10 tasks"),
+    ]
+    for index, (demand, _) in enumerate(told):
+        scheduler.enqueue(10 + index, demand)
+    for index, (_, words) in enumerate(told):
+        found = scheduler.waits_for(10 + index) or ""
+        assert found.replace("away, dry, n", "*").startswith(words), words
+
+
+def test_a_node_that_is_forgotten_is_not_known() -> None:
     scheduler = one_node()
-    scheduler.hold(1, "n", [0, 1, 2])
-    for task_id, demand in enumerate([Demand(2), Demand(2, Target("n")), Demand(1, Target("x"))]):
-        scheduler.enqueue(10 + task_id, demand)
-    assert scheduler.waits_for(10) == "waits for a node with 2 cores free"
-    assert scheduler.waits_for(11) == "waits for 2 cores on n (1 free)"
-    assert scheduler.waits_for(12) == "waits for x to take tasks"
+    scheduler.forget_node("n")
+    scheduler.forget_node("n")
+    scheduler.enqueue(1, Demand(1, target=Target("n")))
+    assert scheduler.decide() == []
+    assert "there is no node 'n'" in (scheduler.waits_for(1) or "")
+
+
+def test_what_waited_for_a_node_has_its_old_place_when_that_opens() -> None:
+    scheduler = one_node(2)
+    room = scheduler.machine("n")
+    scheduler.set_node("n", room.whole, {}, closed=OFFLINE)
+    scheduler.enqueue(1, Demand(1, target=Target("n")))
+    scheduler.enqueue(2, Demand(2))
+    scheduler.enqueue(3, Demand(1, target=Target("n")))
+    scheduler.enqueue(4, Demand(1))
+    assert [scheduler.position(task_id) for task_id in (1, 2, 3, 4)] == [0, 1, 2, 3]
+    scheduler.remove(3)
+    assert scheduler.position(4) == 2
+    scheduler.set_node("n", room.whole, {}, closed=None)
+    # The second keeps the other CPU for itself.
+    assert started_by(scheduler) == [1]
+    scheduler.release(1)
+    assert started_by(scheduler) == [2]
 
 
 def test_a_long_queue_is_decided_quickly() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,36 +10,22 @@ import peewee
 import pytest
 
 from hakuriver.errors import StoreError
-from hakuriver.host.records import NodeRecord, TaskRecord
-from hakuriver.host.store import Store, queries
+from hakuriver.host.records import NodeRecord
+from hakuriver.host.store import queries
 from hakuriver.model.tasks import FINAL, LEGAL, TaskSpec, TaskState
 from hakuriver.model.views import MASK
-from support.host_rows import records, statement
-from support.host_world import node_info
+from support.host_rows import ask_kill, get, insert, move, records, statement, walk
+from support.host_world import Commits, node_info
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from hakuriver.host.store import Store
 
 
 PENDING, ASSIGNING, RUNNING = TaskState.PENDING, TaskState.ASSIGNING, TaskState.RUNNING
 COMPLETED, LOST = TaskState.COMPLETED, TaskState.LOST
 SECRET = "hunter2-that-nobody-else-says"
-
-
-async def walk(store: Store, task_id: int, *states: TaskState) -> TaskRecord:
-    """Let a task go through states, all of which must be legal."""
-    record = None
-    for state in states:
-        record = await store.transition(task_id, state)
-        assert record is not None, state
-    assert record is not None
-    return record
-
-
-async def get(store: Store, task_id: int) -> TaskRecord:
-    record = await store.read(queries.task, task_id)
-    assert record is not None
-    return record
 
 
 # -- what is written can be read ----------------------------------------------------------
@@ -60,14 +47,14 @@ async def test_a_task_is_read_as_it_was_written(store: Store) -> None:
     record = records(store, spec=spec, first=(1 << 62) + 1)[0]
     place = msgspec.structs.replace(record.placement, cpus=(3, 5), numa_node=1)
     record = msgspec.structs.replace(record, placement=place)
-    await store.insert([record], None)
+    await insert(store, [record], None)
     assert await get(store, record.id) == record
 
 
 @pytest.mark.asyncio
 async def test_a_script_lies_apart(store: Store) -> None:
     script = bytes(range(256)) * 4096
-    await store.insert(records(store, 2), script)
+    await insert(store, records(store, 2), script)
     assert await store.read(queries.script_of, 1) == script
     assert (await get(store, 1)).spec.script is None
     assert await store.read(queries.script_of, 2) is None
@@ -75,10 +62,10 @@ async def test_a_script_lies_apart(store: Store) -> None:
 
 @pytest.mark.asyncio
 async def test_a_batch_is_inserted_whole_or_not_at_all(store: Store) -> None:
-    await store.insert(records(store, first=3), None)
+    await insert(store, records(store, first=3), None)
     clash = [*records(store, 2, first=1), *records(store, first=3)]
-    with pytest.raises(peewee.IntegrityError):
-        await store.insert(clash, None)
+    with pytest.raises(sqlite3.IntegrityError):
+        await insert(store, clash, None)
     assert [record.id for record in await store.read(queries.tasks, limit=9)] == [3]
 
 
@@ -87,9 +74,9 @@ async def test_nodes_are_inserted_and_replaced(store: Store) -> None:
     node = NodeRecord(
         name="n", rev=4, uid="u", info=node_info(numa={"0": [0, 1]}), last_heartbeat=None
     )
-    await store.save_node(node)
+    await store.write(queries.save_node, node)
     changed = msgspec.structs.replace(node, draining=True, last_heartbeat=2.5, rev=5)
-    await store.save_node(changed)
+    await store.write(queries.save_node, changed)
     assert await store.read(queries.nodes) == [changed]
 
 
@@ -104,10 +91,10 @@ async def test_only_legal_moves_are_made(store: Store) -> None:
         msgspec.structs.replace(record, status=states[index // len(states)])
         for index, record in enumerate(batch)
     ]
-    await store.insert(batch, None)
+    await insert(store, batch, None)
     for index, record in enumerate(batch):
         wish = states[index % len(states)]
-        moved = await store.transition(record.id, wish, reason="moved")
+        moved = await move(store, record.id, wish, reason="moved")
         now = await get(store, record.id)
         if wish in LEGAL[record.status]:
             assert moved == now
@@ -120,33 +107,33 @@ async def test_only_legal_moves_are_made(store: Store) -> None:
 
 @pytest.mark.asyncio
 async def test_a_move_can_be_narrowed_to_one_source(store: Store) -> None:
-    await store.insert(records(store, status=ASSIGNING), None)
+    await insert(store, records(store, status=ASSIGNING), None)
     killed = TaskState.KILLED
-    assert await store.transition(1, killed, only_from=PENDING) is None
+    assert await move(store, 1, killed, only_from=PENDING) is None
     # Legal moves alone: the narrowing widens nothing.
-    assert await store.transition(1, RUNNING, only_from=PENDING) is None
-    assert await store.transition(1, killed, only_from=ASSIGNING) is not None
+    assert await move(store, 1, RUNNING, only_from=PENDING) is None
+    assert await move(store, 1, killed, only_from=ASSIGNING) is not None
 
 
 @pytest.mark.asyncio
 async def test_a_node_moves_its_own_tasks_alone(store: Store) -> None:
-    await store.insert(records(store, status=ASSIGNING), None)
-    await store.insert(records(store, first=2, node=None, status=ASSIGNING), None)
-    assert await store.transition(1, RUNNING, of_node="other") is None
-    assert await store.transition(2, RUNNING, of_node="n") is None
-    assert await store.transition(1, RUNNING, of_node="n") is not None
+    await insert(store, records(store, status=ASSIGNING), None)
+    await insert(store, records(store, first=2, node=None, status=ASSIGNING), None)
+    assert await move(store, 1, RUNNING, of_node="other") is None
+    assert await move(store, 2, RUNNING, of_node="n") is None
+    assert await move(store, 1, RUNNING, of_node="n") is not None
 
 
 @pytest.mark.asyncio
 async def test_an_unknown_task_moves_nowhere(store: Store) -> None:
-    assert await store.transition(7, RUNNING) is None
-    assert await store.request_kill(7) is None
+    assert await move(store, 7, RUNNING) is None
+    assert await ask_kill(store, 7) is None
 
 
 @pytest.mark.asyncio
 async def test_of_two_ends_the_first_stays(store: Store) -> None:
-    await store.insert(records(store, status=RUNNING), None)
-    ends = [store.transition(1, state, reason=state.value) for state in (COMPLETED, LOST)]
+    await insert(store, records(store, status=RUNNING), None)
+    ends = [move(store, 1, state, reason=state.value) for state in (COMPLETED, LOST)]
     first, second = await asyncio.gather(*ends)
     assert first is not None
     assert second is None
@@ -158,8 +145,8 @@ async def test_of_two_ends_the_first_stays(store: Store) -> None:
 async def test_a_kill_is_remembered_unless_the_task_has_ended_for_certain(
     store: Store, state: TaskState
 ) -> None:
-    await store.insert(records(store, status=state), None)
-    asked = await store.request_kill(1)
+    await insert(store, records(store, status=state), None)
+    asked = await ask_kill(store, 1)
     assert (asked is None) == (state in FINAL - {LOST})
     assert (await get(store, 1)).kill_requested == (asked is not None)
 
@@ -169,22 +156,25 @@ async def test_a_kill_is_remembered_unless_the_task_has_ended_for_certain(
 
 @pytest.mark.asyncio
 async def test_every_change_gives_a_row_a_larger_rev(store: Store) -> None:
-    await store.insert(records(store, 2), None)
+    await insert(store, records(store, 2), None)
     revs = [store.rev]
     for change in (
-        store.transition(1, ASSIGNING),
-        store.request_kill(1),
-        store.transition(2, ASSIGNING),
-        store.transition(1, RUNNING),
+        move(store, 1, ASSIGNING),
+        ask_kill(store, 1),
+        move(store, 2, ASSIGNING),
+        move(store, 1, RUNNING),
     ):
         record = await change
         assert record is not None
         revs.append(record.rev)
     assert revs == sorted(set(revs))
-    changed = await store.read(queries.changed_tasks, revs[0], 10)
+    changed = await store.read(queries.changed_tasks, revs[0], revs[-1], 10)
     assert [(record.id, record.rev) for record in changed] == [(2, revs[3]), (1, revs[4])]
-    assert await store.read(queries.changed_tasks, revs[-1], 10) == []
-    assert len(await store.read(queries.changed_tasks, 0, 1)) == 1
+    assert await store.read(queries.changed_tasks, revs[-1], revs[-1], 10) == []
+    assert len(await store.read(queries.changed_tasks, 0, revs[-1], 1)) == 1
+    # What changed after a moment is not told of that moment.
+    earlier = await store.read(queries.changed_tasks, revs[0], revs[3], 10)
+    assert [record.id for record in earlier] == [2]
 
 
 # -- lists --------------------------------------------------------------------------------
@@ -192,12 +182,12 @@ async def test_every_change_gives_a_row_a_larger_rev(store: Store) -> None:
 
 @pytest.mark.asyncio
 async def test_filters_and_pages(store: Store) -> None:
-    await store.insert(records(store, 3, first=1, spec=TaskSpec(command="c", name="x")), None)
-    await store.insert(records(store, 3, first=11, node="m", owner="bob"), None)
-    await store.transition(12, ASSIGNING)
+    await insert(store, records(store, 3, first=1, spec=TaskSpec(command="c", name="x")), None)
+    await insert(store, records(store, 3, first=11, node="m", owner="bob"), None)
+    await move(store, 12, ASSIGNING)
 
     async def ids(**wanted: Any) -> list[int]:
-        found = await store.read(queries.tasks, **{"limit": 50, **wanted})
+        found = await store.read(queries.tasks, **{"limit": 50} | wanted)
         return [record.id for record in found]
 
     assert await ids() == [13, 12, 11, 3, 2, 1]
@@ -214,8 +204,8 @@ async def test_filters_and_pages(store: Store) -> None:
 
 @pytest.mark.asyncio
 async def test_the_unfinished_come_in_the_order_of_submission(store: Store) -> None:
-    await store.insert(records(store, 4, first=5), None)
-    await store.insert(records(store, 2, first=1), None)
+    await insert(store, records(store, 4, first=5), None)
+    await insert(store, records(store, 2, first=1), None)
     await walk(store, 6, ASSIGNING, RUNNING, COMPLETED)
     await walk(store, 1, ASSIGNING, RUNNING)
     assert [record.id for record in await store.read(queries.unfinished)] == [1, 2, 5, 7, 8]
@@ -224,28 +214,10 @@ async def test_the_unfinished_come_in_the_order_of_submission(store: Store) -> N
 # -- group commit -------------------------------------------------------------------------
 
 
-class Commits:
-    """Counts the commits of a store, and can hold its writer up or let one of them fail."""
-
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        self.failing = 0
-        commit = store._database.commit
-
-        def counted() -> None:
-            self.count += 1
-            if self.failing:
-                self.failing -= 1
-                raise peewee.OperationalError("database or disk is full")
-            commit()
-
-        monkeypatch.setattr(store._database, "commit", counted)
-
-
 @pytest.mark.asyncio
 async def test_many_changes_share_one_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = Commits(store, monkeypatch)
-    waiting = [store.insert(records(store, first=first), None) for first in range(1, 401)]
+    waiting = [insert(store, records(store, first=first), None) for first in range(1, 401)]
     await asyncio.gather(*waiting)
     assert len(await store.read(queries.tasks, limit=1000)) == 400
     assert commits.count < 100
@@ -255,10 +227,10 @@ async def test_many_changes_share_one_commit(store: Store, monkeypatch: pytest.M
 async def test_one_change_that_fails_is_undone_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.insert(records(store, first=50), None)
+    await insert(store, records(store, first=50), None)
     commits = Commits(store, monkeypatch)
     blocker = store._writer.submit(lambda: None)
-    groups = [store.insert(records(store, first=first), None) for first in (1, 50, 2)]
+    groups = [insert(store, records(store, first=first), None) for first in (1, 50, 2)]
     ends = await asyncio.gather(*groups, return_exceptions=True)
     await blocker
     assert [type(end) for end in ends] == [type(None), peewee.IntegrityError, type(None)]
@@ -271,16 +243,39 @@ async def test_a_fault_of_ours_reaches_its_caller_and_stops_nothing(store: Store
     def faulty() -> None:
         raise ZeroDivisionError
 
-    bad, good = store._writer.submit(faulty), store.insert(records(store), None)
+    bad, good = store._writer.submit(faulty), insert(store, records(store), None)
     with pytest.raises(ZeroDivisionError):
         await bad
     await good
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "fault",
+    [
+        peewee.ProgrammingError("no such table"),
+        peewee.InterfaceError("bad"),
+        sqlite3.DatabaseError("malformed"),
+        sqlite3.OperationalError("locked"),
+    ],
+    ids=repr,
+)
+async def test_a_fault_of_the_database_is_told_as_such_and_ends_no_thread(
+    store: Store, fault: Exception
+) -> None:
+    def faulty() -> None:
+        raise fault
+
+    with pytest.raises(StoreError, match=str(fault)):
+        await store.write(faulty)
+    await insert(store, records(store))
+    assert (await get(store, 1)).status is PENDING
+
+
+@pytest.mark.asyncio
 async def test_whoever_stopped_waiting_stops_nothing(store: Store) -> None:
-    store.insert(records(store), None).cancel()
-    await store.insert(records(store, first=2), None)
+    insert(store, records(store), None).cancel()
+    await insert(store, records(store, first=2), None)
     assert len(await store.read(queries.tasks, limit=9)) == 2
 
 
@@ -289,11 +284,12 @@ async def test_a_commit_that_fails_is_told_to_the_whole_group_and_the_next_one_w
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = Commits(store, monkeypatch)
-    commits.failing = 1
+    # A group that fails is tried once more, each of its changes by itself.
+    commits.failing = 2
     with pytest.raises(StoreError, match="full"):
-        await store.insert(records(store), None)
+        await insert(store, records(store), None)
     assert await store.read(queries.task, 1) is None
-    await store.insert(records(store), None)
+    await insert(store, records(store), None)
     assert (await get(store, 1)).status is PENDING
 
 
@@ -304,10 +300,10 @@ async def test_a_full_disk_is_told_and_overcome(store: Store) -> None:
 
     await store._writer.submit(lambda: limit(1))
     with pytest.raises(StoreError, match="full"):
-        await store.insert(records(store), bytes(1 << 20))
+        await insert(store, records(store), bytes(1 << 20))
     assert await store.read(queries.tasks, limit=9) == []
     await store._writer.submit(lambda: limit(1 << 30))
-    await store.insert(records(store), bytes(1 << 20))
+    await insert(store, records(store), bytes(1 << 20))
     assert (await get(store, 1)).status is PENDING
 
 
@@ -326,7 +322,7 @@ async def test_values_of_the_environment_are_erased_with_the_batchs_last_end(
 ) -> None:
     folder = tmp_path / "deep" / "er"
     spec = TaskSpec(command="c", env_vars={"TOKEN": SECRET})
-    await store.insert(records(store, 3, spec=spec), None)
+    await insert(store, records(store, 3, spec=spec), None)
     for task_id in (1, 2, 3):
         await walk(store, task_id, ASSIGNING, RUNNING)
     await walk(store, 1, COMPLETED)
@@ -349,8 +345,8 @@ async def test_values_of_the_environment_are_erased_with_the_batchs_last_end(
 @pytest.mark.asyncio
 async def test_another_batchs_values_stay(store: Store) -> None:
     spec = TaskSpec(command="c", env_vars={"TOKEN": SECRET})
-    await store.insert(records(store, first=1, spec=spec), None)
-    await store.insert(records(store, first=2, spec=spec), None)
+    await insert(store, records(store, first=1, spec=spec), None)
+    await insert(store, records(store, first=2, spec=spec), None)
     await walk(store, 1, ASSIGNING, COMPLETED)
     assert (await get(store, 1)).spec.env_vars == {"TOKEN": MASK}
     assert (await get(store, 2)).spec.env_vars == {"TOKEN": SECRET}

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from hakuriver.errors import HostUnreachable, InvalidRequest, TaskFailed
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import TaskResult
+from jupyter_ext.magics import errors as errors_module
 from jupyter_ext.magics.errors import Brief, CellInterrupted, brief, last_lines
 
 RESULT = TaskResult(
@@ -30,6 +33,12 @@ def test_a_brief_error_keeps_kind_content_and_name() -> None:
     assert error.result is RESULT
     assert str(error) == "task 7 on node1 failed: exit code 4"
     assert shown(error) == "\x1b[31mTaskFailed\x1b[0m: task 7 on node1 failed: exit code 4\n  boom"
+
+
+@pytest.mark.parametrize("word", ["NoColor", "nocolor"])
+def test_a_shell_without_colours_shows_none(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setattr(errors_module, "get_ipython", lambda: SimpleNamespace(colors=word))
+    assert shown(CellInterrupted("task 7: killed")) == "CellInterrupted: task 7: killed"
 
 
 def test_an_error_with_fields_keeps_them() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
 from hakuriver.cli.options import SubmitOptions
-from jupyter_ext.magics.parsers import HelpShown, cell_parser, fill, line_parser, parse
+from jupyter_ext.magics.parsers import HelpShown, cell_parser, fill, parse
 
 
 def options(line: str, **names: object) -> SubmitOptions:
@@ -31,12 +31,15 @@ def test_the_cell_takes_the_clients_options() -> None:
 
 def test_the_cells_own_options() -> None:
     found = parse(cell_parser(), "-o future --shell --no-raise-error", {})
-    assert (found.out, found.shell, found.python, found.no_raise_error) == (
-        "future",
-        True,
-        None,
-        True,
-    )
+    assert (found.out, found.shell, found.python) == ("future", True, None)
+    assert found.no_raise_error
+    assert not found.detach
+    assert found.on_interrupt == "kill"
+
+
+def test_a_detached_cell_has_two_names() -> None:
+    assert parse(cell_parser(), "--detach", {}).detach
+    assert parse(cell_parser(), "--bg --on-interrupt detach", {}).on_interrupt == "detach"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,7 @@ def test_the_cells_own_options() -> None:
         ("--out a.b", "is no name for a variable"),
         ("--shell --python x", "not allowed with"),
         ("--name 'open", "No closing quotation"),
+        ("--on-interrupt wait", "invalid choice"),
     ],
 )
 def test_a_bad_line_is_one_line_that_says_what(line: str, words: str) -> None:
@@ -60,26 +64,6 @@ def test_a_bad_line_is_one_line_that_says_what(line: str, words: str) -> None:
     assert message.startswith("%%hakuriver: ")
     assert words in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("", "COMMAND"),
-        ("nosuch", "nosuch"),
-        ("up --nodes 0", "is no whole number above 0"),
-        ("logs", "ID"),
-        ("logs 1 --tail -1", "--tail"),
-        ("connect", "URL"),
-        ("connect u --token a --token-file b", "not allowed with"),
-    ],
-)
-def test_a_bad_command_is_one_line(line: str, words: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse(line_parser(), line, {})
-    assert str(caught.value).startswith("%hakuriver")
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_help_is_printed_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,11 @@ def test_several_tasks_are_told_one_by_one_at_the_end_failures_first() -> None:
     )
 
 
+def test_tasks_of_several_batches_are_told_together() -> None:
+    line = status_line([view(), view(task_id="8", batch_id="9")])
+    assert line.text == "● 2 tasks: 2 running"
+
+
 def test_a_refused_target_is_told_with_its_reason() -> None:
     line = status_line(
         [ended(TaskState.COMPLETED, exit_code=0)], refused=[FailedTarget("node9", "no such node")]

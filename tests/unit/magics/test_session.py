@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from IPython.core.error import UsageError
 
 from hakuriver.errors import ConfigError
 from jupyter_ext.magics.session import Session, read_token
@@ -30,6 +31,11 @@ def test_another_content_is_refused_without_showing_it(tmp_path: Path, content: 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nosuch"):
         read_token(tmp_path / "nosuch")
+
+
+def test_there_is_no_last_future_at_first() -> None:
+    with pytest.raises(UsageError, match="no last future yet"):
+        Session().last_future()
 
 
 def test_closing_without_a_client_is_no_fault() -> None:

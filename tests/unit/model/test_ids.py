@@ -71,3 +71,31 @@ def test_giving_ids_is_cheap() -> None:
     for _ in range(1000):
         flakes.next()
     assert time.perf_counter() - before < 1
+
+
+def test_ids_that_were_seen_elsewhere_are_never_given() -> None:
+    flakes = Snowflakes(lambda: NOW)
+    seen = ((NOW - EPOCH_MS + 5000) << 22) + 17
+    flakes.observe(seen)
+    assert flakes.next() > seen
+    # One that is smaller changes nothing.
+    last = flakes.next()
+    flakes.observe(seen - (1 << 30))
+    assert last < flakes.next() < last + (1 << 22)
+
+
+def test_an_id_of_a_far_future_does_not_take_all_others_along() -> None:
+    flakes = Snowflakes(lambda: NOW)
+    for far in ((1 << 63) - 1, (NOW - EPOCH_MS + 2 * 86_400_000) << 22):
+        flakes.observe(far)
+        assert flakes.next() >> 22 == NOW - EPOCH_MS
+
+
+@given(st.lists(st.integers(0, (1 << 63) - 1), max_size=20))
+def test_ids_grow_whatever_was_seen(seen: list[int]) -> None:
+    flakes = Snowflakes(lambda: NOW)
+    given_ids = []
+    for one in seen:
+        given_ids.append(flakes.next())
+        flakes.observe(one)
+    assert given_ids == sorted(set(given_ids))

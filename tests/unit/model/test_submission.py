@@ -13,10 +13,18 @@ from hakuriver.model.quantities import MAX_DURATION, MAX_MEMORY
 from hakuriver.model.submission import (
     MAX_ARGUMENT,
     MAX_CORES,
+    MAX_KEY,
+    MAX_LOGS,
+    MAX_MANY,
     MAX_SCRIPT,
     MAX_TARGETS,
     MAX_TOTAL,
+    LogWish,
+    RerunRequest,
+    StreamRequest,
+    SubmitManyRequest,
     SubmitRequest,
+    decode_body,
 )
 from hakuriver.model.tasks import TaskSpec
 
@@ -215,3 +223,77 @@ def test_a_lone_surrogate_from_python_is_refused(field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         request.to_spec()
     assert caught.value.field == field
+
+
+# -- what came with queues, keys and streams -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"queue": "no"}, "queue"),
+        ({"queue": 0}, "queue"),
+        ({"idempotency_key": ""}, "idempotency_key"),
+        ({"idempotency_key": "k" * (MAX_KEY + 1)}, "idempotency_key"),
+        ({"idempotency_key": 5}, "idempotency_key"),
+        ({"idempotency_key": "a\0b"}, "idempotency_key"),
+    ],
+)
+def test_bad_keys_and_wishes_are_named(fields: dict[str, Any], where: str) -> None:
+    body = json.dumps({"command": "c", **fields}).encode()
+    with pytest.raises(InvalidRequest) as caught:
+        SubmitRequest.from_json(body).to_spec()
+    assert caught.value.field == where
+
+
+def test_by_default_a_task_waits_and_has_no_key() -> None:
+    request = SubmitRequest.from_json(b'{"command": "c"}')
+    assert (request.queue, request.idempotency_key) == (True, None)
+    longest = SubmitRequest(command="c", idempotency_key="\u00e9" * MAX_KEY)
+    assert longest.to_spec() == request.to_spec()
+
+
+def test_one_bad_submission_among_many_is_its_own() -> None:
+    body = b'{"submissions": [{"command": 5}, {"command": "c"}, 7]}'
+    many = decode_body(body, SubmitManyRequest)
+    assert [bytes(one) for one in many.submissions] == [
+        b'{"command": 5}',
+        b'{"command": "c"}',
+        b"7",
+    ]
+
+
+@pytest.mark.parametrize("count", [0, MAX_MANY + 1])
+def test_many_are_not_none_and_not_too_many(count: int) -> None:
+    body = json.dumps({"submissions": [{}] * count}).encode()
+    with pytest.raises(InvalidRequest) as caught:
+        decode_body(body, SubmitManyRequest)
+    assert caught.value.field == "submissions"
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ({"after": -1}, "after"),
+        ({"after": 1.5}, "after"),
+        ({"after": 1 << 63}, "after"),
+        ({"logs": {}}, "logs"),
+        ({"logs": [{}]}, "logs[0]"),
+        ({"logs": [{"id": 1}]}, "logs[0].id"),
+        ({"logs": [{"id": "1", "stream": "stdin"}]}, "logs[0].stream"),
+        ({"logs": [{"id": "1", "offset": -1}]}, "logs[0].offset"),
+        ({"logs": [{"id": "1"}] * (MAX_LOGS + 1)}, "logs"),
+        ({"more": 1}, "body"),
+    ],
+)
+def test_a_bad_wish_for_a_stream_is_named(content: dict[str, Any], where: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode_body(json.dumps(content).encode(), StreamRequest)
+    assert caught.value.field == where
+
+
+def test_an_empty_wish_is_the_events_from_now_on() -> None:
+    assert decode_body(b"{}", StreamRequest) == StreamRequest(after=None, logs=[])
+    assert decode_body(b"{}", RerunRequest) == RerunRequest(env_vars=None, queue=True)
+    wish = decode_body(b'{"logs": [{"id": "1"}]}', StreamRequest).logs[0]
+    assert wish == LogWish(id="1", stream="stdout", offset=0)

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakuriver.model.auth import runner_token
+from hakuriver.model.auth import cluster_id, runner_token
 from hakuriver.model.tasks import TaskState
-from hakuriver.model.views import LogLine, TaskResult, from_iso, to_iso
+from hakuriver.model.views import (
+    Event,
+    LogLine,
+    LogNews,
+    StreamLine,
+    TaskResult,
+    from_iso,
+    to_iso,
+)
 
 
 @given(st.floats(0, 4e9))
@@ -50,3 +60,18 @@ def test_a_runners_token_speaks_for_one_node_of_one_host() -> None:
     tokens = {runner_token(secret, node) for secret in ("s", "t") for node in ("a", "b", "a:b")}
     assert len(tokens) == 6
     assert all(len(token) == 64 for token in tokens)
+
+
+def test_a_databases_cluster_follows_from_the_secret_alone() -> None:
+    assert cluster_id("s") == cluster_id("s") != cluster_id("t")
+    # It is shown to everybody, and tells nothing of the secret or of any node's token.
+    assert cluster_id("s") not in runner_token("s", "cluster")
+    assert len(cluster_id("s")) == 32
+
+
+def test_a_log_line_in_a_stream_says_whose_it_is() -> None:
+    news = LogNews(id="7", stream="stderr", offset=0, data="x")
+    encoded = msgspec.json.encode(StreamLine(log=news))
+    assert json.loads(encoded) == {"log": {"id": "7", "stream": "stderr", "offset": 0, "data": "x"}}
+    assert msgspec.json.decode(encoded, type=StreamLine) == StreamLine(log=news)
+    assert json.loads(msgspec.json.encode(StreamLine(event=Event(rev=0)))) == {"event": {"rev": 0}}

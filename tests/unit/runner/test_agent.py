@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from hakuriver.errors import StartError
@@ -17,6 +19,8 @@ from hakuriver.model.messages import (
     MAX_FRAME,
     PROTOCOL,
     Acknowledge,
+    Discard,
+    Discarded,
     Finished,
     Heartbeat,
     Hello,
@@ -26,18 +30,27 @@ from hakuriver.model.messages import (
     LogChunk,
     LogEnd,
     LogOpen,
+    Outbox,
     Refuse,
     Started,
     encode,
 )
-from hakuriver.model.nodes import Capabilities, NodeInfo
-from hakuriver.model.tasks import Exit, TaskState
+from hakuriver.model.nodes import Capabilities, NodeInfo, NumaNode
+from hakuriver.model.tasks import Exit, Origin, TaskState
 from hakuriver.runner.agent import Agent, AgentSettings
 from hakuriver.runner.environment import Surroundings
 from hakuriver.runner.launchers.process import ProcessLauncher
 from hakuriver.runner.state import StateFolder
 from support.runner_host import FakeHost, fake_host
-from support.runner_tools import alive, end_keeper, eventually, keeper_pid, launch, tree_of
+from support.runner_tools import (
+    alive,
+    end_keeper,
+    eventually,
+    keeper_pid,
+    launch,
+    records,
+    task_tree,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +61,7 @@ INFO = NodeInfo(
     launcher="process",
     cpus=(0,),
     memory_bytes=1 << 30,
-    capabilities=Capabilities(private_network="not here", memory_limit="no limits here"),
+    capabilities=Capabilities(private_network="not here", private_pid="nor this"),
 )
 
 
@@ -63,7 +76,7 @@ class Node:
         self._agent: Agent | None = None
         self.running: asyncio.Task[None] | None = None
 
-    async def up(self) -> None:
+    async def up(self, **changes: Any) -> None:
         around = Surroundings(
             node="n1",
             home="/",
@@ -81,6 +94,7 @@ class Node:
             around=around,
             grace=1.0,
         )
+        settings = dataclasses.replace(settings, **changes)
         self._agent = await Agent.open(
             settings,
             state=self.state,
@@ -89,10 +103,10 @@ class Node:
         )
         self.running = asyncio.create_task(self._agent.run())
 
-    async def linked(self) -> int:
+    async def linked(self, **changes: Any) -> int:
         """Wait for a whole exchange; return where in `host.said` it began."""
         before = len(self.host.said)
-        await self.up()
+        await self.up(**changes)
         # A last word of the session before may still come in.
         hello = await self.host.wait_for(Hello, since=before)
         begin = self.host.said.index(hello, before)
@@ -168,10 +182,8 @@ async def test_a_task_from_launch_to_acknowledgement(tmp_path: Path) -> None:
         end = await ended(host, 1)
         assert (end.status, end.exit_code, end.reason) == (TaskState.COMPLETED, 0, None)
         assert node.out(1) == f"{node.state.work}/1\n1 s3c\n".encode()
-        record = node.state.exits / "1.json"
-        assert record.exists()
+        assert records(node.state.exits)[1]["exit_code"] == 0
         host.send(Acknowledge(task_id=1))
-        await eventually(lambda: not record.exists())
         await eventually(lambda: b"s3c" not in node.state.journal.read_bytes())
 
 
@@ -220,15 +232,18 @@ async def test_a_failed_start_says_why(tmp_path: Path) -> None:
             launch(1, "no-such-program"),
             launch(2, "true", working_directory="/no/such"),
             launch(3, "true", use_private_network=True),
-            launch(4, "true", required_memory_bytes=1),
+            launch(4, "true", use_private_pid=True),
+            launch(5, "true", numa_node=7),
         )
         end = await ended(host, 1)
         assert (end.status, end.exit_code) == (TaskState.FAILED, 127)
         assert "no-such-program" in str(end.reason)
         assert "/no/such" in str((await ended(host, 2)).reason)
         assert (await ended(host, 3)).reason == "this node cannot give a private network: not here"
-        reason = (await ended(host, 4)).reason
-        assert reason == "this node cannot give a memory limit: no limits here"
+        assert (
+            await ended(host, 4)
+        ).reason == "this node cannot give private process ids: nor this"
+        assert (await ended(host, 5)).reason == "this node has no NUMA node 7"
         assert not [message for message in host.said if isinstance(message, Started)]
 
 
@@ -239,7 +254,7 @@ async def test_a_kill_of_a_running_task(tmp_path: Path) -> None:
         host.send(launch(1, "sh", "-c", "setsid sleep 1000 & echo $$; sleep 1000"))
         await began(host, 1)
         await eventually(lambda: node.out(1).endswith(b"\n"))
-        tree = tree_of(int(node.out(1)), 3)
+        tree = task_tree(int(node.out(1)), 3)
         host.send(Kill(task_id=1))
         end = await ended(host, 1)
         assert end.status is TaskState.KILLED
@@ -271,7 +286,9 @@ async def test_a_restarted_runner_tells_the_truth(tmp_path: Path) -> None:
     async with one_node(tmp_path) as (host, node):
         await node.linked()
         gate = fifo(tmp_path)
+        origin = Origin(owner="alice", submitted_at=5.0, targeted=False, retry_of=9)
         stays = launch(1, "sh", "-c", f"echo a; read x < {gate}; echo b; exit 4", cpus=(0,))
+        stays = msgspec.structs.replace(stays, origin=origin)
         host.send(stays, launch(2, "sh", "-c", "exit 3"))
         told = await began(host, 1)
         await ended(host, 2)
@@ -282,6 +299,7 @@ async def test_a_restarted_runner_tells_the_truth(tmp_path: Path) -> None:
         assert kinds[:5] == [Hello, Known, Known, KnownEnd, Heartbeat]
         assert set(known) == {1, 2}
         assert (known[1].spec, known[1].placement) == (stays.spec, stays.placement)
+        assert known[1].origin == origin
         assert (known[1].started_at, known[1].exit) == (told.started_at, None)
         assert known[1].stdout_path == told.stdout_path
         assert known[2].exit
@@ -300,7 +318,7 @@ async def test_what_ended_while_no_runner_watched(tmp_path: Path) -> None:
         await began(host, 1)
         await node.down()
         await asyncio.to_thread(gate.write_text, "go\n")
-        await eventually((node.state.exits / "1.json").exists)
+        await eventually(lambda: 1 in records(node.state.exits))
         await node.linked()
         known = await host.wait_for(Known)
         assert known.exit
@@ -451,6 +469,119 @@ async def test_many_tasks_flow_at_once(tmp_path: Path) -> None:
 
         await eventually(lambda: len(over()) == 100, seconds=20)
         host.send(*(Acknowledge(task_id=number) for number in range(100)))
-        await eventually(lambda: not list(node.state.exits.iterdir()))
+        await eventually(lambda: node.state.journal.read_bytes() == b"")
         await node.down()
         assert node.state.journal.read_bytes() == b""
+
+
+@pytest.mark.asyncio
+async def test_limits_hold_and_say_so(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as (host, node):
+        await node.linked()
+        grow = b"kept = b'x' * (120 << 20)\nimport time\ntime.sleep(60)"
+        host.send(
+            launch(1, "sleep", "1000", time_limit_seconds=0.2),
+            launch(2, "", script=grow, required_memory_bytes=50 << 20),
+            launch(3, "sleep", "0.1", required_memory_bytes=50 << 20, time_limit_seconds=30.0),
+        )
+        end = await ended(host, 1)
+        assert (end.status, end.exit_code) == (TaskState.FAILED, -15)
+        assert end.reason == "timeout: ran longer than 0.2 s"
+        assert end.usage is None
+        end = await ended(host, 2)
+        assert (end.status, end.exit_code) == (TaskState.KILLED_OOM, -9)
+        assert end.usage
+        assert end.usage.peak_memory_bytes
+        peak = end.usage.peak_memory_bytes / (1 << 20)
+        assert peak > 50
+        assert end.reason == f"memory limit exceeded: peak {peak:.2f} of 50.00 MiB"
+        end = await ended(host, 3)
+        assert (end.status, end.exit_code) == (TaskState.COMPLETED, 0)
+        assert end.usage
+        assert end.usage.peak_memory_bytes
+
+
+@pytest.mark.asyncio
+async def test_a_numa_target_binds_by_numactl_where_there_is_one(tmp_path: Path) -> None:
+    topology = {"0": NumaNode(cores=(0,), memory_bytes=1), "1": NumaNode(cores=(), memory_bytes=1)}
+    info = msgspec.structs.replace(INFO, numa_topology=topology)
+    numactl = tmp_path / "numa ctl"
+    numactl.write_text('#!/bin/sh\necho "$@"\n')
+    numactl.chmod(0o700)
+    async with one_node(tmp_path) as (host, node):
+        await node.linked(info=info, numactl=str(numactl))
+        host.send(
+            launch(1, "/bin/true", "x", numa_node=0, cpus=(0, 2, 3)),
+            launch(2, "/bin/true", numa_node=0),
+            launch(3, "/bin/true", numa_node=1),
+            launch(4, "no-such-program", numa_node=0),
+            launch(5, "grep", "Cpus_allowed_list", "/proc/self/status", cpus=(0,)),
+        )
+        for number in (1, 2, 3, 5):
+            assert (await ended(host, number)).exit_code == 0
+        assert node.out(1) == b"--physcpubind=0,2-3 --membind=0 -- /bin/true x\n"
+        assert node.out(2) == b"--physcpubind=0 --membind=0 -- /bin/true\n"
+        assert node.out(3) == b"--membind=1 -- /bin/true\n"
+        assert node.out(5).split() == [b"Cpus_allowed_list:", b"0"]
+        assert (await ended(host, 4)).reason == "program not found: no-such-program"
+
+
+@pytest.mark.asyncio
+async def test_a_numa_target_without_cores_is_pinned_without_numactl_too(tmp_path: Path) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    info = msgspec.structs.replace(
+        INFO, numa_topology={"0": NumaNode(cores=(cpu,), memory_bytes=1)}
+    )
+    async with one_node(tmp_path) as (host, node):
+        await node.linked(info=info)
+        host.send(launch(1, "grep", "Cpus_allowed_list", "/proc/self/status", numa_node=0))
+        end = await ended(host, 1)
+        if end.exit_code is None:
+            assert "NUMA node 0" in str(end.reason)
+        else:
+            assert node.out(1).split()[1] == str(cpu).encode()
+
+
+@pytest.mark.asyncio
+async def test_what_is_discarded_is_gone_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with one_node(tmp_path) as (host, node):
+        await node.linked()
+        script = b"import pathlib\npathlib.Path('made').mkdir()"
+        host.send(*(launch(number, "", script=script) for number in (1, 2, 3)))
+        host.send(launch(4, "sleep", "1000"))
+        for number in (1, 2, 3):
+            assert (await ended(host, number)).exit_code == 0
+        for number in (1, 3):
+            host.send(Acknowledge(task_id=number))
+        await eventually(lambda: b'"task_id":3' not in node.state.journal.read_bytes())
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "kept").write_text("")
+        link, stuck = node.state.work / "7", node.files.script(8)
+        link.symlink_to(outside)
+        stuck.mkdir()
+        await began(host, 4)
+        host.send(Discard(task_ids=(1, 2, 4, 5, 7, 8)))
+        assert (await host.wait_for(Discarded)).task_ids == (1, 5, 7)
+        left = {path.name for path in node.state.root.rglob("*") if path.parent != node.state.root}
+        assert not {"1", "1.out", "1.err", "7"} & left
+        assert {"2", "2.out", "2.err", "3", "3.out", "4.out", "8"} <= left
+        assert (outside / "kept").exists()
+        assert "task 8" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_several_messages_may_share_a_frame(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as (host, node):
+        await node.linked()
+        outbox = Outbox(lambda: None)
+        for number in range(5):
+            outbox.add(encode(launch(number, "true")))
+        frames = outbox.take()
+        assert len(frames) == 1
+        assert host.link is not None
+        host.link.write_message(frames[0], binary=True)
+        for number in range(5):
+            assert (await ended(host, number)).exit_code == 0

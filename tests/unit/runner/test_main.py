@@ -14,10 +14,10 @@ import pytest
 from hakuriver.config import Config, Network, Paths, Runner, Security
 from hakuriver.errors import ConfigError, StartError
 from hakuriver.model.auth import runner_token
-from hakuriver.model.messages import Finished, Heartbeat, Known, Started
+from hakuriver.model.messages import Finished, Heartbeat, Hello, Known, Started
 from hakuriver.runner.main import end_tasks, node_name, node_token, serve, state_folder
 from support.runner_host import fake_host
-from support.runner_tools import PATH, alive, eventually, keeper_pid, launch
+from support.runner_tools import PATH, alive, eventually, fake_sysfs, keeper_pid, launch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +67,25 @@ def test_an_interpreter_that_is_missing_names_the_key(tmp_path: Path) -> None:
     runner = Runner(name="n1", launcher="process", python="no-such-python")
     with pytest.raises(ConfigError, match=r"runner\.python"):
         asyncio.run(serve(msgspec.structs.replace(config(tmp_path), runner=runner)))
+
+
+def test_a_numactl_that_is_no_program_names_key_and_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"paths\.numactl_path: {tmp_path} "):
+        asyncio.run(serve(with_folder(tmp_path, "numactl_path", str(tmp_path))))
+
+
+@pytest.mark.asyncio
+async def test_topology_and_use_may_be_read_from_elsewhere(tmp_path: Path) -> None:
+    fake_sysfs(tmp_path / "sys", {0: ("0", 2048), 3: ("900", 4096)})
+    async with fake_host() as host:
+        settings = config(tmp_path, port=host.port)
+        serving = asyncio.create_task(serve(settings, sysfs=tmp_path / "sys"))
+        topology = (await host.wait_for(Hello)).info.numa_topology
+        assert {name: node.cores for name, node in topology.items()} == {"0": (0,), "3": ()}
+        use = (await host.wait_for(Heartbeat)).metrics.numa
+        assert use["3"].memory_used_bytes == 2048 << 10
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(serving, 5)
 
 
 RUNNER = """

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from hakuriver.errors import ConfigError
 from hakuriver.model.nodes import NumaNode
-from hakuriver.runner.numa import read_meminfo, read_topology
+from hakuriver.runner.numa import find_numactl, read_meminfo, read_topology
 from support.runner_tools import fake_sysfs
 
 if TYPE_CHECKING:
@@ -30,3 +33,20 @@ def test_a_topology_is_restricted_to_the_cpus_allowed(tmp_path: Path) -> None:
 def test_a_kernel_that_tells_nothing_has_no_topology(tmp_path: Path) -> None:
     assert read_topology(tmp_path, (0,)) == {}
     assert read_meminfo(tmp_path, 0) == {}
+
+
+def test_numactl_is_the_configured_one_or_that_of_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_numactl("") is None
+    program = tmp_path / "numactl"
+    program.write_text("#!/bin/sh\n")
+    with pytest.raises(ConfigError, match=rf"paths\.numactl_path: {program}"):
+        find_numactl(str(program))
+    program.chmod(0o700)
+    assert find_numactl(str(program)) == str(program)
+    assert find_numactl("") == str(program)
+    for other in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ConfigError, match=rf"paths\.numactl_path: {other} "):
+            find_numactl(str(other))

@@ -52,20 +52,33 @@ def test_other_launchers_are_refused_with_the_mend(launcher: str) -> None:
         probe(config(launcher=launcher))
 
 
-def test_every_limit_that_does_not_hold_says_why(tmp_path: Path) -> None:
+def test_what_is_enforced_and_what_not_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     able = probe(config(), sysfs=tmp_path).capabilities
-    assert able.memory_limit == "launcher process sets no memory limits yet"
-    assert able.time_limit
+    assert able.memory_limit is None
+    assert able.time_limit is None
     assert able.private_network
     assert able.private_pid
     assert able.numa_binding == "the kernel tells no NUMA topology"
+    monkeypatch.setattr(probe_module, "can_measure", lambda: False)
+    assert probe(config(), sysfs=tmp_path).capabilities.memory_limit
 
 
 def test_numa_binding_is_tried_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_sysfs(tmp_path, {0: ("0", 1)})
+
+    def fault(**how: Any) -> str | None:
+        return probe(config(), sysfs=tmp_path, **how).capabilities.numa_binding
+
     monkeypatch.setattr(probe_module, "set_memory_policy", lambda *_: None)
-    assert probe(config(), sysfs=tmp_path).capabilities.numa_binding is None
+    assert fault() is None
     monkeypatch.setattr(probe_module, "set_memory_policy", lambda *_: "not permitted")
-    assert "not permitted" in str(probe(config(), sysfs=tmp_path).capabilities.numa_binding)
+    assert "not permitted" in str(fault())
+    # What the kernel refuses to us it refuses to numactl; a call that only we do not know, not.
+    assert "not permitted" in str(fault(numactl="/x/numactl"))
+    monkeypatch.setattr(probe_module, "can_set_memory_policy", lambda: False)
+    assert fault() is not None
+    assert fault(numactl="/x/numactl") is None

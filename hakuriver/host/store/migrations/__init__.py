@@ -10,14 +10,14 @@ import os
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import StoreError
-from hakuriver.host.store.migrations import v001_initial
+from hakuriver.host.store.migrations import v001_initial, v002_accounting
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from peewee import SqliteDatabase
 
-STEPS: tuple[tuple[str, ...], ...] = (v001_initial.STATEMENTS,)
+STEPS: tuple[tuple[str, ...], ...] = (v001_initial.STATEMENTS, v002_accounting.STATEMENTS)
 LATEST = len(STEPS)
 
 

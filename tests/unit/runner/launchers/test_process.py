@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +18,14 @@ from support.runner_tools import (
     end_keeper,
     eventually,
     keeper_pid,
-    tree_of,
+    records,
+    task_tree,
     wait_until,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
 
     from hakuriver.runner.exits import ExitRecord
 
@@ -95,11 +96,11 @@ async def test_a_kill_ends_a_task(tmp_path: Path) -> None:
     async with launching(tmp_path / "k") as (launcher, heard):
         await launcher.start(order(tmp_path, 1, "sh", "-c", "setsid sleep 1000 & sleep 1000"))
         await eventually(lambda: 1 in heard.running)
-        tree = tree_of(heard.running[1].pid, 3)
+        tree = task_tree(heard.running[1].pid, 3)
         await launcher.kill(1, grace=5.0)
         await eventually(lambda: 1 in heard.over)
         assert heard.over[1]
-        assert heard.over[1].killed
+        assert heard.over[1].cause == "killed"
         assert not [pid for pid in tree if alive(pid)]
 
 
@@ -127,7 +128,7 @@ async def test_the_keepers_death_is_told_and_nothing_survives_it(tmp_path: Path)
         script = "setsid sleep 1000 & (setsid sleep 1000 &); sleep 1000"
         await launcher.start(order(tmp_path, 1, "sh", "-c", script))
         await eventually(lambda: 1 in heard.running)
-        tree = tree_of(heard.running[1].pid, 4)
+        tree = task_tree(heard.running[1].pid, 4)
         pid = keeper_pid(tmp_path / "k")
         assert pid is not None
         os.kill(pid, 9)
@@ -187,5 +188,5 @@ async def test_shut_down_ends_tasks_and_keeper(tmp_path: Path) -> None:
         await asyncio.to_thread(wait_until, lambda: not alive(client.pid))
         client.close()
         assert not alive(heard.running[2].pid)
-        assert (Path(folder) / "exits" / "2.json").exists()
+        assert 2 in records(folder / "exits.ndjson")
     await shut_down(folder, grace=1.0)

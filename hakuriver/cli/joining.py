@@ -1,0 +1,175 @@
+"""Making this machine a node: check the host and the token, keep them in a file, then serve.
+
+The token is on the command line until then and in no process list after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hakuriver.cli.init import write_new
+from hakuriver.config import default_path, expand
+from hakuriver.errors import ConfigError, HostUnreachable, InvalidRequest, NotFound, Unauthorized
+from hakuriver.model.targets import check_node_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_NAME = "hakuriver.runner"
+_HTTP_PORT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the pasted line says."""
+
+    url: str
+    name: str
+    token: str = field(repr=False)
+    shared_dir: str | None = None
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    node: str
+    cluster_id: str
+    version: str
+
+
+def join(node: Node, explicit: str | None) -> Path:
+    """Check the host and the token and write the node's own configuration; return its path.
+
+    The file is `explicit`, else ``~/.hakuriver/runner-NAME.toml``. It has mode 0600, appears
+    whole or not at all, and one that is there is never changed: it must say the same.
+
+    Raises:
+        InvalidRequest: that is no node name.
+        ConfigError: the address or the folder cannot be used, or the file is there already and
+            says otherwise.
+        HostUnreachable: nobody answers there.
+        Unauthorized: the host does not take the token for this name.
+    """
+    check_node_name(node.name)
+    wanted = _wanted(node)
+    asyncio.run(_check(node))
+    path = _path(node, explicit)
+    if not write_new(path, _toml(node, wanted)):
+        _compare(path, wanted)
+    print(f"{path} makes this machine the node {node.name}; `{_NAME} -c {path}` starts it again")
+    sys.stdout.flush()
+    return path
+
+
+def become_runner(path: Path, options: Sequence[str]) -> NoReturn:
+    """Replace this process by a runner with the file `path`."""
+    command = [sys.executable, "-m", "hakuriver", "runner", "-c", str(path), *options]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
+
+
+def _path(node: Node, explicit: str | None) -> Path:
+    if explicit is None:
+        return default_path().with_name(f"runner-{node.name}.toml")
+    return expand(explicit).absolute()
+
+
+def _wanted(node: Node) -> dict[str, dict[str, object]]:
+    """Return the sections of the node's configuration."""
+    address, port = _address(node.url)
+    wanted: dict[str, dict[str, object]] = {
+        "network": {"host_reachable_address": address, "host_port": port},
+        "runner": {"name": node.name, "launcher": "process"},
+        "security": {"runner_token": node.token},
+    }
+    if node.shared_dir is not None:
+        folder = expand(node.shared_dir).absolute()
+        if not folder.is_dir():
+            raise ConfigError(f"--shared-dir: there is no directory {folder}")
+        wanted["paths"] = {"shared_dir": str(folder)}
+    return wanted
+
+
+def _address(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        address, port = parts.hostname, parts.port or _HTTP_PORT
+    except ValueError:
+        parts, address, port = urlsplit(""), None, 0
+    if parts.scheme != "http" or not address or "@" in parts.netloc or parts.path not in ("", "/"):
+        raise InvalidRequest("--join", f"{_shown(url)!r} is no address: write http://HOST:PORT")
+    return address, port
+
+
+def _shown(url: str) -> str:
+    """Return `url` without a password that it may hold."""
+    return url.rpartition("@")[2]
+
+
+async def _check(node: Node) -> None:
+    """Ask the host whether the token is good for the name."""
+    # Imported here: usage errors need no HTTP.
+    from hakuriver.client.transport import Transport  # noqa: PLC0415
+
+    transport = Transport(node.url, node.token)
+    try:
+        await transport.request("GET", "/api/runner/check", _Checked, params={"name": node.name})
+    except Unauthorized:
+        raise Unauthorized(
+            f"the host at {transport.url} does not accept this token for the node {node.name}: "
+            f"make a new line there with `hakuriver token --node {node.name}`"
+        ) from None
+    except NotFound:
+        raise ConfigError(
+            f"at {transport.url} is no host that nodes of this version can join"
+        ) from None
+    except HostUnreachable:
+        raise HostUnreachable(
+            f"no host answers at {transport.url}: is it running, and does it listen on an address "
+            "that this machine can reach (network.host_bind_ip on its machine)?"
+        ) from None
+    finally:
+        await transport.close()
+
+
+def _toml(node: Node, sections: dict[str, dict[str, object]]) -> str:
+    lines = [f"# The node {node.name}: written when it joined {node.url}."]
+    for section, keys in sections.items():
+        lines += ["", f"[{section}]"]
+        # JSON's strings and numbers are TOML's.
+        lines += [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in keys.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _compare(path: Path, wanted: dict[str, dict[str, object]]) -> None:
+    """Raise `ConfigError` unless the file there says what is wanted; it may say more."""
+    try:
+        there: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        raise ConfigError(
+            f"{path} is there already and is no configuration: move it away"
+        ) from None
+    different = [
+        f"{section}.{key}"
+        for section, keys in wanted.items()
+        for key, value in keys.items()
+        if not _same(there.get(section, {}).get(key), value)
+    ]
+    if different:
+        raise ConfigError(
+            f"{path} is there already and differs in {', '.join(different)}: remove it to join "
+            f"anew, or start the node as it was with `{_NAME} -c {path}`"
+        )
+
+
+def _same(there: object, wanted: object) -> bool:
+    if isinstance(there, str) and isinstance(wanted, str):
+        return secrets.compare_digest(there.encode(), wanted.encode())
+    return there == wanted

@@ -1,0 +1,82 @@
+"""``hakuriver token``: the one line that makes another machine a node."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from hakuriver.cli.common import add_common_options, print_json, run, settings, tell
+from hakuriver.config import default_path, find_config
+from hakuriver.errors import ConfigError
+from hakuriver.model.auth import runner_token
+from hakuriver.model.targets import check_node_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hakuriver.config import Config
+
+_NAME = "hakuriver token"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the line for one node; return the exit code."""
+    parser = argparse.ArgumentParser(
+        _NAME, description="Print the line that makes a machine a node; run it on that machine."
+    )
+    add_common_options(parser)
+    parser.add_argument("--node", required=True, metavar="NAME", help="what the node is called")
+    parser.add_argument("--json", action="store_true", help="print nothing but JSON on stdout")
+    arguments = parser.parse_args(argv)
+
+    def command() -> int:
+        name = check_node_name(arguments.node)
+        config = settings(_NAME, arguments.config)
+        path = find_config(arguments.config, os.environ) or default_path()
+        _check(config, str(path))
+        token = runner_token(config.security.runner_secret, name)
+        line = ["hakuriver.runner", "--join", config.host_url, "--name", name, "--token", token]
+        if arguments.json:
+            print_json(
+                {
+                    "node": name,
+                    "url": config.host_url,
+                    "token": token,
+                    "command": shlex.join(line),
+                }
+            )
+        else:
+            print(shlex.join(line))
+        return 0
+
+    return run(_NAME, command)
+
+
+def _check(config: Config, path: str) -> None:
+    """Refuse settings that no node could join; warn where only this machine could."""
+    network = config.network
+    if not config.security.runner_secret:
+        raise ConfigError(
+            f"{path}: there is no security.runner_secret, from which a node's token is made; "
+            "`hakuriver.init` on the host's machine writes a file with one"
+        )
+    if not network.host_port:
+        raise ConfigError(f"{path}: network.host_port is 0; give the port that the host listens on")
+    for key in ("host_reachable_address", "host_bind_ip"):
+        if _is_loopback(getattr(network, key)):
+            tell(
+                _NAME,
+                f"only this machine itself can join: for others set network.{key} in {path}, "
+                f"which is {getattr(network, key)}",
+            )
+            return
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
