@@ -36,7 +36,6 @@ QUERIES = {
     "by state before an id": "state=killed&before={middle}",
     "by node before an id": "node=node7&before={middle}",
     "by node and state": "node=node1&state=failed",
-    "by node and a state that none there is in": "node=node7&state=failed",
     "by the busiest node and a state that none is in": "node=node1&state=lost",
     "mine in a state that none is in": "mine=1&state=lost",
     "mine of a name that none has": "mine=1&name=nosuch",
