@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
-	$(call suite,600) tests/integration $(PYTEST_OPTIONS)
+	$(call suite,900) tests/integration $(PYTEST_OPTIONS)
 	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.test
