@@ -150,7 +150,7 @@ def test_a_task_that_survived_both_deaths_can_be_killed(cluster: Cluster) -> Non
     cluster.restart("host", "node1")
     cluster.post(f"/api/kill/{ticking.task_id}")
     assert cluster.wait(ticking.task_id)["status"] == "killed"
-    assert not alive(ticking.pid)
+    assert not alive(ticking.pid), cluster.status(ticking.task_id)
 
 
 def test_a_kill_while_the_runner_is_dead_is_delivered_on_its_return(cluster: Cluster) -> None:
