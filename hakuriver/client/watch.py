@@ -331,6 +331,7 @@ class Watcher:
         missing = self._missing.pop(view.task_id, None)
         if missing is not None:
             missing.cancel()
+            force = True  # the host's database is another one, its revisions too
         watch.update(view, force=force)
         if watch.ended and self.follows(watch):
             del self._watches[watch.view.task_id]

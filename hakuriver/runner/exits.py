@@ -113,7 +113,8 @@ class ExitFile:
 
     def load(self) -> dict[int, ExitRecord]:
         """Return all records; lines that are torn are passed over."""
-        return {**_read(self.old), **_read(self.path)}
+        present = _read(self.path)
+        return {**_read(self.old), **present}
 
     def read(self, task_id: int) -> ExitRecord | None:
         """Return the record of one task, None if there is none."""

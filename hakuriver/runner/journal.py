@@ -31,6 +31,8 @@ class _Waiting(NamedTuple):
     """A record on its way to the disk, None for a mark among them, and who waits for it."""
 
     record: Record | None
+    #: Made before it waits: what cannot be encoded is its caller's fault, and stops nobody else.
+    line: bytes = b""
     future: asyncio.Future[None] | None = None
 
     @property
@@ -68,13 +70,14 @@ class Journal:
     async def append_durably(self, record: Record) -> None:
         """Return when `record` is safe on the disk; raise `OSError` if it cannot be written."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Waiting(record, future))
+        self._enqueue(_Waiting(record, to_line(record), future))
         await future
 
     def append_lazily(self, record: Record) -> None:
         """Note `record` now; it is written with the next durable one or soon, without an fsync."""
+        waiting = _Waiting(record, to_line(record))
         apply(self.entries, record)
-        self._enqueue(_Waiting(record))
+        self._enqueue(waiting)
 
     async def written(self) -> None:
         """Return when everything noted so far has been written (not fsynced), if that is possible.
@@ -82,7 +85,7 @@ class Journal:
         From then on it outlives this process, though not the machine.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Waiting(None, future))
+        self._enqueue(_Waiting(None, b"", future))
         with contextlib.suppress(OSError):
             await future
 
@@ -134,7 +137,7 @@ class Journal:
 
     async def _write_batch(self) -> None:
         batch, self._waiting = self._waiting, []
-        data = b"".join(to_line(one.record) for one in batch if one.record is not None)
+        data = b"".join(one.line for one in batch)
         durable = any(one.is_durable for one in batch)
         fault: OSError | None = None
         loop = asyncio.get_running_loop()
@@ -172,8 +175,10 @@ class Journal:
             self._writer = asyncio.create_task(self._compact_alone(), name="journal compaction")
 
     async def _compact_alone(self) -> None:
-        await self._compact()
-        await self._drain()
+        try:
+            await self._compact()
+        finally:
+            await self._drain()
 
     async def _compact(self) -> None:
         """Rewrite the file with what the entries hold; on failure the old one goes on."""

@@ -30,6 +30,12 @@ class Lanes:
         """Whether work for `key` waits or is being done."""
         return key in self._last
 
+    async def finish(self, seconds: float) -> None:
+        """Return when all work is done, or after so many seconds."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+
     async def close(self) -> None:
         """Cancel what has not ended."""
         tasks = list(self._tasks)

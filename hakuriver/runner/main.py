@@ -146,9 +146,9 @@ def _surroundings(config: Config, default_workdir: Path | None) -> Surroundings:
     user = pwd.getpwuid(os.getuid())
     return Surroundings(
         node=node_name(config),
-        home=os.environ.get("HOME", user.pw_dir),
+        home=_text("HOME", os.environ.get("HOME", user.pw_dir)),
         user=user.pw_name,
-        path=os.environ.get("PATH", os.defpath),
+        path=_text("PATH", os.environ.get("PATH", os.defpath)),
         temp_dir=tempfile.gettempdir(),
         python=_python(config.runner.python),
         work_root=state_folder(config).work,
@@ -156,6 +156,17 @@ def _surroundings(config: Config, default_workdir: Path | None) -> Surroundings:
         local_temp_dir=_folder("paths.local_temp_dir", config.paths.local_temp_dir),
         default_workdir=default_workdir,
     )
+
+
+def _text(variable: str, value: str) -> str:
+    """Return a variable's value that tasks will get; refuse bytes that no message can carry."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{variable}: holds bytes that are no UTF-8; set it without them"
+        ) from None
+    return value
 
 
 def _python(wanted: str) -> str:

@@ -41,7 +41,9 @@ def never_started(now: float) -> Exit:
 
 def could_not_start(reason: str, now: float) -> Exit:
     """Return the end of a task that this runner could not start."""
-    return Exit(status=TaskState.FAILED, reason=reason, completed_at=now)
+    # A path may hold bytes that no message can carry.
+    told = reason.encode("utf-8", "backslashreplace").decode()
+    return Exit(status=TaskState.FAILED, reason=told, completed_at=now)
 
 
 def _lost(reason: str, now: float) -> Exit:

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds for which a start may wait for the end: both together cost the host half as much.
 _TOGETHER = 0.003
+#: Seconds for which a runner that ends hands over what it has journaled.
+_HAND_OVER = 5.0
 #: After so many ends a new generation of exit records begins.
 _GENERATION = 2000
 #: The lane of work that is for no task.
@@ -87,17 +89,16 @@ class Supervision:
         """Find out what became of each journaled task, and take up watching those that run."""
         running = await self._launcher.open(self)
         records = await asyncio.to_thread(self._exits.load)
+        self._ends = len(records)
         abandoned: dict[int, Running | None] = {}
         for task_id, entry in list(self._journal.entries.items()):
             if entry.exit is not None:
                 continue
             if task_id in running:
-                await self._take_up(entry, running[task_id])
+                await self._take_up(task_id, entry, running[task_id])
                 continue
             record = records.get(task_id)
-            if record is not None and record.started_at is not None and entry.running is None:
-                began = Running(id=task_id, pid=0, start=0, started_at=record.started_at)
-                self._journal.append_lazily(Began(task_id=task_id, running=began))
+            self._note_start(task_id, record)
             if record is None and entry.launch is not None:
                 abandoned[task_id] = entry.running
             self._end(task_id, judge(entry, record, boot_id=self._boot_id, now=time.time()))
@@ -106,6 +107,8 @@ class Supervision:
 
     async def close(self) -> None:
         """Handle no more messages; tasks go on."""
+        # What is journaled but not handed over would be "interrupted" at the next start.
+        await self._lanes.finish(_HAND_OVER)
         for timer in self._starts.values():
             timer.cancel()
         await self._lanes.close()
@@ -228,7 +231,7 @@ class Supervision:
         try:
             order = await self._starter.order(task_id, message.spec, message.placement)
             await self._launcher.start(order)
-        except (StartError, OSError) as error:
+        except (StartError, OSError, ValueError) as error:
             self._end(task_id, could_not_start(str(error), time.time()))
 
     def _tell_fault(self, task_id: int, reason: str) -> None:
@@ -247,19 +250,31 @@ class Supervision:
 
     async def _read_end(self, task_id: int) -> None:
         record = await asyncio.to_thread(self._exits.read, task_id)
+        self._note_start(task_id, record)
         entry = self._journal.entries.get(task_id)
         if entry is not None:
             self._end(task_id, judge(entry, record, boot_id=self._boot_id, now=time.time()))
 
     async def _mourn(self, task_id: int) -> None:
         record = await asyncio.to_thread(self._exits.read, task_id)
+        self._note_start(task_id, record)
         self._end(task_id, orphaned(record, now=time.time()))
 
-    async def _take_up(self, entry: Entry, running: Running) -> None:
-        if entry.running is None:
-            self._journal.append_lazily(Began(task_id=running.id, running=running))
+    async def _take_up(self, task_id: int, entry: Entry, running: Running | None) -> None:
+        """Watch on; what is only just being started tells of itself."""
+        if entry.running is None and running is not None:
+            self._journal.append_lazily(Began(task_id=task_id, running=running))
         if entry.kill:
-            await self._launcher.kill(running.id, grace=self._grace)
+            await self._launcher.kill(task_id, grace=self._grace)
+
+    def _note_start(self, task_id: int, record: ExitRecord | None) -> None:
+        """Note when a task started of which its end alone is told."""
+        entry = self._journal.entries.get(task_id)
+        if entry is None or entry.running is not None:
+            return
+        if record is not None and record.started_at is not None:
+            began = Running(id=task_id, pid=0, start=0, started_at=record.started_at)
+            self._journal.append_lazily(Began(task_id=task_id, running=began))
 
     def _end(self, task_id: int, end: Exit) -> None:
         """Note how a task ended, once, and tell."""
@@ -271,15 +286,16 @@ class Supervision:
         self._tell(Finished(task_id=task_id, exit=end))
         self._ended(task_id)
         self._ends += 1
-        if self._ends % _GENERATION == 0:
+        if self._ends >= _GENERATION:
+            self._ends = 0
             self._lanes.put(_TIDYING, self._tidy)
 
     async def _tidy(self) -> None:
         """Drop exit records, as soon as the journal tells all that they tell."""
-        await self._journal.flush()
         entries = self._journal.entries
         old = await asyncio.to_thread(self._exits.old_ids)
         if all(entries[each].exit is not None for each in old if each in entries):
+            await self._journal.flush()
             await asyncio.to_thread(self._exits.turn_over)
 
     async def _start_written(self, task_id: int) -> None:

@@ -61,8 +61,8 @@ class Watcher(Protocol):
 class Launcher(Protocol):
     """Starts and ends tasks; tells a `Watcher` what becomes of them."""
 
-    async def open(self, watcher: Watcher) -> Mapping[int, Running]:
-        """Take up the supervision; return the tasks that run already."""
+    async def open(self, watcher: Watcher) -> Mapping[int, Running | None]:
+        """Take up the supervision; return the tasks at hand, None for those not running yet."""
         ...
 
     async def start(self, order: StartOrder) -> None:

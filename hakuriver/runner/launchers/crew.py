@@ -101,11 +101,16 @@ class Crew:
         orphaned: list[int] = []
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
+            if os.WIFSTOPPED(status):
+                # A stopped minder holds its task to no limit, and hears of no kill.
+                if pid in self._members:
+                    os.kill(pid, signal.SIGCONT)
+                continue
             member = self._members.pop(pid, None)
             if member is None:
                 continue

@@ -220,7 +220,8 @@ class Keeper:
     def _list(self, connection: Connection, _request: dict[str, Any], _line: bytes) -> None:
         members = self._crew.tasks.values()
         tasks = [member.told for member in members if member.told is not None]
-        self._tell({"event": "listed", "tasks": tasks}, connection)
+        coming = [task_id for task_id, each in self._crew.tasks.items() if each.told is None]
+        self._tell({"event": "listed", "tasks": tasks, "coming": coming}, connection)
 
     def _kill(self, connection: Connection, request: dict[str, Any], _line: bytes) -> None:
         task_id, grace = int(request["id"]), float(request["grace"])

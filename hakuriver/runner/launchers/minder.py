@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 EXITS = "exits.ndjson"
 
 _RETRY = 1.0
+_LONGEST = 3600.0
 _MAX_REASON = 500
 
 
@@ -53,10 +54,16 @@ def finished(task_id: int, record: dict[str, Any]) -> bytes | None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        sys.stderr.write(f"exit record of task {task_id}: {error.strerror}\n")
-        sys.stderr.flush()
+        _complain(f"exit record of task {task_id}: {error.strerror}\n")
         return None
     return line
+
+
+def _complain(words: str) -> None:
+    try:
+        os.write(2, words.encode())
+    except OSError:  # the disk that is full for the record may be so for the log
+        return
 
 
 def stillborn(fault: StartFault) -> dict[str, Any]:
@@ -65,7 +72,8 @@ def stillborn(fault: StartFault) -> dict[str, Any]:
         "exit_code": fault.code,
         "started_at": None,
         "completed_at": time.time(),
-        "reason": fault.reason[:_MAX_REASON],
+        # A path may hold bytes that no message can carry.
+        "reason": fault.reason[:_MAX_REASON].encode("utf-8", "backslashreplace").decode(),
     }
 
 
@@ -149,10 +157,11 @@ class Minder:
     def _patience(self) -> int | None:
         if self._task is None:
             return None
-        due = min(self._task.due(), self._retry)
+        # With nothing left but the record to write, nothing else is due.
+        due = self._task.due() if self._retry == math.inf else self._retry
         if due == math.inf:
             return None
-        return max(0, math.ceil((due - time.monotonic()) * 1000))
+        return math.ceil(min(max(0.0, due - time.monotonic()), _LONGEST) * 1000)
 
     def _obey(self, request: dict[str, Any]) -> None:
         task = self._task
@@ -214,13 +223,15 @@ class Minder:
                 return True
             if info is None:
                 return False
-            if info.si_pid == task.pid:
+            if info.si_pid == task.pid and task.record is None:
                 exited = info.si_code == os.CLD_EXITED
                 task.ended(info.si_status if exited else -info.si_status)
 
     def _over(self, task: Task) -> None:
         """Write the exit record, then tell: from here on the file alone speaks of the task."""
         line = finished(task.id, task.record) if task.record else None
+        if line is None and os.fstat(self._home).st_nlink == 0:
+            raise ConnectionError("the folder is gone, and with it whoever would read the record")
         if line is None:
             self._retry = time.monotonic() + _RETRY
             return

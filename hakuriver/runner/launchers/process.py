@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 15.0
+_LAST_WORD = 2.0
 _MAX_LINE = 64 << 20
 _BLOCK = 64 << 10
 
@@ -43,6 +44,7 @@ class _Event(msgspec.Struct):
     started_at: float = 0.0
     record: ExitRecord | None = None
     tasks: list[Running] = []
+    coming: list[int] = []
     reason: str = ""
 
 
@@ -104,14 +106,16 @@ class ProcessLauncher:
         # A reader whose keeper died may still be ending survivors when the next one begins.
         self._readers: set[asyncio.Task[None]] = set()
         self._connecting = asyncio.Lock()
+        #: Set when the keeper has answered what was asked last.
+        self._listed = asyncio.Event()
         #: Every task handed to the present keeper and not over; None until it is known to run.
         self._tasks: dict[int, Running | None] = {}
 
-    async def open(self, watcher: Watcher) -> Mapping[int, Running]:
+    async def open(self, watcher: Watcher) -> Mapping[int, Running | None]:
         """Connect to the keeper, starting one if need be; return the tasks that it watches."""
         self._watcher = watcher
         await self._connected()
-        return {task.id: task for task in self._tasks.values() if task is not None}
+        return dict(self._tasks)
 
     async def start(self, order: StartOrder) -> None:
         """Have the keeper start a task; raise `StartError` when there can be no keeper."""
@@ -132,7 +136,10 @@ class ProcessLauncher:
             await asyncio.to_thread(end_survivors, tasks)
 
     async def close(self) -> None:
-        """Leave the keeper; it stays while tasks run."""
+        """Leave the keeper, when it has heard all that was said; it stays while tasks run."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD):
+                await self._heard()
         readers = list(self._readers)
         for reader in readers:
             reader.cancel()
@@ -141,6 +148,13 @@ class ProcessLauncher:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    async def _heard(self) -> None:
+        """Return when the keeper has taken in every request before this one."""
+        if self._writer is not None:
+            self._listed.clear()
+            await self._send(self._writer, b'{"request":"list"}\n')
+            await self._listed.wait()
 
     async def _send(self, writer: asyncio.StreamWriter, line: bytes) -> None:
         # What was on its way to a keeper that died is told by `vanished`.
@@ -169,14 +183,14 @@ class ProcessLauncher:
                 break
             await start_keeper(self._folder, python=self._python)
         reader, self._writer = streams
-        self._tasks = {task.id: task for task in listed}
+        self._tasks = listed
         reading = asyncio.create_task(self._read(reader), name="keeper events")
         self._readers.add(reading)
         reading.add_done_callback(self._readers.discard)
 
     async def _greet(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> list[Running] | None:
+    ) -> dict[int, Running | None] | None:
         with contextlib.suppress(ConnectionError):
             writer.write(b'{"request":"list"}\n')
             while line := await reader.readline():
@@ -187,7 +201,8 @@ class ProcessLauncher:
                         "let its tasks end, then start the runner again"
                     )
                 if event.event == "listed":
-                    return event.tasks
+                    known: dict[int, Running | None] = {task.id: task for task in event.tasks}
+                    return known | dict.fromkeys(event.coming)
         writer.close()
         return None
 
@@ -205,6 +220,7 @@ class ProcessLauncher:
     async def _bereaved(self) -> None:
         """The keeper is gone: end what it watched, then tell."""
         tasks, self._tasks = self._tasks, {}
+        self._listed.set()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -227,5 +243,7 @@ class ProcessLauncher:
             # What the keeper does not know was never started, or is over: its record tells.
             self._tasks.pop(event.id, None)
             watcher.finished(event.id, event.record)
+        elif event.event == "listed":
+            self._listed.set()
         elif event.event == "error":
             _log.error("the keeper refused a request: %s", event.reason)

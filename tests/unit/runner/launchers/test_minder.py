@@ -183,3 +183,14 @@ def test_thousands_of_tasks_leave_nothing_behind(keeper: KeeperClient) -> None:
     assert memory() - begin < 300, "kB for two thousand tasks"
     assert len(list(Path(f"/proc/{keeper.pid}/fd").iterdir())) < 20
     assert tasks_of(keeper.folder) == set()
+
+
+def test_a_time_limit_of_months_is_no_fault(keeper: KeeperClient) -> None:
+    record = keeper.run(1, "sleep", "0.1", time_limit=300 * 86400.0)
+    assert (record["exit_code"], record["cause"]) == (0, None)
+
+
+def test_a_task_that_stops_its_minder_is_held_to_its_limit(keeper: KeeperClient) -> None:
+    record = keeper.run(1, "sh", "-c", "kill -STOP $PPID; sleep 30", time_limit=0.5)
+    assert record["cause"] == "timeout"
+    assert keeper.run(2, "true")["exit_code"] == 0
