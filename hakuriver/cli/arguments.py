@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from hakuriver.cli.common import add_common_options
 from hakuriver.cli.options import add_submit_options, is_unicode
@@ -51,9 +51,20 @@ _NEEDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that knows what people forget most."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the usage, and with a word on the ``--`` before a command."""
+        _, named, words = message.partition("unrecognized arguments: ")
+        if named and not words.startswith("-"):
+            message += " (put the command after --)"
+        super().error(message)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of everything before ``--``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         NAME,
         allow_abbrev=False,
         usage=f"{NAME} [options] -- COMMAND ARGS…\n       {NAME} ACTION [options]",
@@ -105,7 +116,10 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     filters = parser.add_argument_group("with --list-tasks (also --name)")
     filters.add_argument(
-        "--state", choices=[*TaskState], metavar="S", help=f"one of: {', '.join(TaskState)}"
+        "--state",
+        choices=[state.value for state in TaskState],
+        metavar="S",
+        help=f"one of: {', '.join(TaskState)}",
     )
     filters.add_argument("--node", type=_text, metavar="N", help="on this node only")
     filters.add_argument("--batch", type=_text, metavar="ID", help="of this submission only")

@@ -17,7 +17,7 @@ from hakuriver.cli.tables import printable
 from hakuriver.client.building import command_request, rerun_request
 from hakuriver.client.follow import STREAMS, Change, LinePrefixer, follow, labels
 from hakuriver.client.outcome import describe
-from hakuriver.errors import InvalidRequest, SubmissionRefused
+from hakuriver.errors import HostUnreachable, InvalidRequest, SubmissionRefused
 from hakuriver.model.tasks import TaskState
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def _go_on(client: Client, submitted: _Submitted, options: argparse.Namespace) -
         except KeyboardInterrupt:
             _tell_way_back(submitted)
             return _INTERRUPTED
+        except HostUnreachable:
+            # Its patience is at an end, the task's is not.
+            _tell_way_back(submitted)
+            raise
         code = _exit_code([task.view for task in submitted.tasks])
     if options.json:
         _print_submitted(submitted, with_tasks=waiting)

@@ -44,7 +44,8 @@ class Embedded:
         verb = "is up" if self.started else "is up already"
         words = f"The embedded cluster {verb} at {self.url} (nodes: {', '.join(self.nodes)})"
         if self.asked not in (0, len(self.nodes)):
-            words += f"; for {self.asked} nodes take it down first"
+            plural = "node" if self.asked == 1 else "nodes"
+            words += f"; for {self.asked} {plural} take it down first"
         return words
 
 
@@ -52,6 +53,8 @@ def up(
     *, nodes: int | None = None, workdir: Path | None = None, config: Config | None = None
 ) -> Embedded:
     """Start a cluster of `nodes` nodes (1), or find the one that runs, whatever its size.
+
+    Of one whose host or runners have died, these are started anew, at the same address.
 
     The nodes get even shares of this machine's CPUs and memory. Tasks run in `workdir` unless
     they name another folder; by default that is the caller's. Of `config` the timing, the
@@ -70,8 +73,31 @@ def up(
             names = tuple(facts.nodes)
             return Embedded(facts.url, facts.token, names, started=False, asked=nodes or 0)
         if facts is not None:
-            _end(facts)
+            try:
+                return _revive(facts, kept=files.kept_secrets(), config=config, workdir=workdir)
+            except StartError:
+                # Another program has its port, say: nothing of it can be had back.
+                _end(facts)
         return _start(shares, workdir or Path.cwd(), config)
+
+
+def _revive(
+    facts: files.Facts, *, kept: files.Secrets, config: Config, workdir: Path | None
+) -> Embedded:
+    """Start those daemons anew that have died; tasks went on meanwhile, and clients come back."""
+    port = int(facts.url.rpartition(":")[2])
+    host, *runners = facts.daemons
+    place = workdir or Path.cwd()
+    alive: list[Daemon] = []
+    if host.find() is None:
+        host, _ = _start_host(kept, config, port=port)
+    alive.append(host)
+    for name, runner in zip(facts.nodes, runners, strict=True):
+        alive.append(runner if runner.find() else _spawn_runner(files.settings(name), name, place))
+    revived = msgspec.structs.replace(facts, daemons=alive)
+    files.write_facts(revived)
+    waiting.until_online(facts.url, facts.token, facts.nodes)
+    return Embedded(facts.url, facts.token, tuple(facts.nodes), started=True)
 
 
 def down(*, purge: bool = False) -> bool:
@@ -139,12 +165,12 @@ def _given_memory(config: Config) -> int:
         raise ConfigError(f"runner.memory: {error.reason}") from None
 
 
-def _start_host(kept: files.Secrets, config: Config) -> tuple[Daemon, int]:
-    """Start the host on a free port and return it with the port, once it answers."""
+def _start_host(kept: files.Secrets, config: Config, *, port: int = 0) -> tuple[Daemon, int]:
+    """Start the host, by default on a free port; return it with the port, once it answers."""
     path = files.write_settings(
         "host",
         {
-            "network": {"host_port": 0},
+            "network": {"host_port": port},
             "paths": _paths(config, files.data()),
             "timing": msgspec.to_builtins(config.timing),
             "retention": msgspec.to_builtins(config.retention),
@@ -160,11 +186,11 @@ def _start_host(kept: files.Secrets, config: Config) -> tuple[Daemon, int]:
         finally:
             os.close(writer)
         # Holds the port, or nothing when the host has ended without one.
-        port = ready.readline().strip()
-    if not port:
+        answer = ready.readline().strip()
+    if not answer:
         end([host])
         raise StartError(f"the host did not start: {files.last_words('host')}")
-    return host, int(port)
+    return host, int(answer)
 
 
 def _start_runner(
@@ -193,6 +219,10 @@ def _start_runner(
             "security": {"runner_token": runner_token(kept.runner_secret, name)},
         },
     )
+    return _spawn_runner(path, name, workdir)
+
+
+def _spawn_runner(path: Path, name: str, workdir: Path) -> Daemon:
     options = ["runner", "-c", str(path), "--default-workdir", str(workdir.absolute())]
     return spawn(options, files.log(name))
 

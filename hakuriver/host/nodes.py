@@ -157,7 +157,9 @@ class Nodes:
     def check_away(self, name: str) -> None:
         """Raise `Conflict` for a node that is linked, `NotFound` for one that nobody knows."""
         if self.get(name).link is not None:
-            raise Conflict(f"{name} is online; stop its runner first, or drain it")
+            raise Conflict(
+                f"{name} is online; stop its runner first (drain it to let its tasks end)"
+            )
 
     async def forget(self, name: str) -> None:
         """Remove a node.

@@ -51,7 +51,7 @@ def parse_duration(text: str) -> float:
     number, unit = match.groups()
     seconds = float(number) * _SECONDS[unit.lower()]
     if not 0 < seconds <= MAX_DURATION:
-        raise InvalidRequest("duration", f"{text!r} is not between 0 and ten years")
+        raise InvalidRequest("duration", f"{text!r} is not more than 0 and at most ten years")
     return seconds
 
 

@@ -61,10 +61,15 @@ def brief(error: _E, more: Sequence[str] = ()) -> _E:
     if isinstance(error, Brief):
         return error
     kind: type[HakuRiverError] = type(error)
-    made = _brief_class(kind).__new__(_brief_class(kind))
+    brief_kind = _brief_class(kind)
+    # An object is made by its nearest builtin: OSError and MemoryError have ways of their own.
+    builtin: Any = brief_kind
+    while builtin.__module__ != "builtins":
+        builtin = builtin.__base__
+    made: _E = builtin.__new__(brief_kind)
     made.args = error.args
     made.__dict__.update(error.__dict__, more=tuple(more))
-    return made  # type: ignore[return-value]  # the class made above derives from the given one
+    return made
 
 
 def last_lines(text: str, count: int) -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.harness import ids_in, rows
-from support.processes import check_no_leftovers, clean_environment, processes_of, run_hakuriver
+from support.processes import (
+    alive,
+    check_no_leftovers,
+    clean_environment,
+    processes_of,
+    run_hakuriver,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +124,29 @@ def test_down_when_nothing_runs_and_up_again_after_down(embedded: Embedded) -> N
     embedded.run("up")
     shown = rows(json.loads(embedded.run("client", "--list-tasks", "--json")), "tasks")
     assert shown[0]["task_id"] in first
+
+
+def test_up_brings_back_a_host_and_runners_that_died(embedded: Embedded) -> None:
+    url = embedded.run("up", "--nodes", "2").split()[6]
+    command = ("--target", "node2", "--", "sh", "-c", "echo begun; sleep 3; echo over; exit 5")
+    (task,) = ids_in(embedded.run("client", *command))
+    (file,) = embedded.root.rglob("embedded.json")
+    facts = json.loads(file.read_text())
+    wait_until(lambda: "begun" in embedded.run("client", "--logs", task), what="the first line")
+    host, _, second = facts["daemons"]
+    for daemon in (host, second):
+        os.kill(daemon["pid"], signal.SIGKILL)
+    wait_until(lambda: not alive(host["pid"]) and not alive(second["pid"]), what="their deaths")
+    assert url in embedded.run("up")
+    shown = json.loads(embedded.run("client", "--list-nodes", "--json"))
+    assert [node["status"] for node in rows(shown, "nodes")] == ["online", "online"]
+
+    def status() -> tuple[str, object]:
+        view = json.loads(embedded.run("client", "--status", task, "--json"))
+        return view["status"], view["exit_code"]
+
+    wait_until(lambda: status() == ("failed", 5), what="the true end")
+    assert embedded.run("client", "--logs", task) == "begun\nover\n"
 
 
 def test_down_purge_forgets_everything(embedded: Embedded) -> None:

@@ -94,6 +94,13 @@ def test_bars_colours_and_unicode_come_as_written(kernel: Kernel) -> None:
     assert shown.stdout == "\x1b[32mgrün\x1b[0m 🌊 漢字\n"
 
 
+def test_a_cell_over_its_memory_limit_raises_as_such(kernel: Kernel) -> None:
+    shown = kernel.run(
+        "%%hakuriver --target node1 --memory 64M\nx = bytearray(200 << 20)", ok=False
+    )
+    check_short_error(shown, "TaskOutOfMemory", "memory limit", "of 64.00 MiB")
+
+
 def test_a_failing_cell_raises_with_exit_code_and_last_lines(kernel: Kernel) -> None:
     shown = kernel.run(
         "%%hakuriver --target node2 --out failed\nprint('before')\nraise LookupError('not there')",

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hakuriver.errors import HostUnreachable, InvalidRequest, TaskFailed
+from hakuriver.errors import HakuRiverError, HostUnreachable, InvalidRequest, TaskError, TaskFailed
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import TaskResult
 from jupyter_ext.magics import errors as errors_module
@@ -81,3 +81,21 @@ def test_the_last_lines_are_bounded() -> None:
 
 def test_a_colour_in_the_last_lines_ends_with_them() -> None:
     assert last_lines("\x1b[31mred", 1) == ["  \x1b[31mred\x1b[0m"]
+
+
+def _all_kinds(kind: type[HakuRiverError]) -> list[type[HakuRiverError]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in _all_kinds(below))]
+
+
+@pytest.mark.parametrize(
+    "kind", [one for one in _all_kinds(HakuRiverError) if one.__module__ == "hakuriver.errors"]
+)
+def test_every_error_of_ours_can_be_shown_in_brief(kind: type[HakuRiverError]) -> None:
+    parents: dict[type[HakuRiverError], tuple[object, ...]] = {
+        InvalidRequest: ("field", "what went wrong")
+    }
+    arguments = ("what went wrong", RESULT) if issubclass(kind, TaskError) else ("what went wrong",)
+    error = kind(*parents.get(kind, arguments))
+    made = brief(error, ["more"])
+    assert isinstance(made, kind)
+    assert shown(made).endswith("what went wrong\nmore")
