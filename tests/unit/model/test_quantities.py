@@ -43,7 +43,8 @@ def test_a_plain_number_of_bytes_is_exact(size: int) -> None:
 
 @given(st.integers(1, 1 << 50))
 def test_a_written_size_reads_as_about_the_same(size: int) -> None:
-    assert parse_memory(format_memory(size)) == pytest.approx(size, rel=0.01)
+    # Two decimals are off by 0.005 of a unit at most, and reading cuts off parts of a byte.
+    assert abs(parse_memory(format_memory(size)) - size) <= 0.005 * size + 1
 
 
 @pytest.mark.parametrize(
