@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
     from hakuriver.host.records import Request, TaskRecord
-    from hakuriver.model.tasks import Placement
+    from hakuriver.model.tasks import Placement, TaskSpec
 
 logger = logging.getLogger(__name__)
 
@@ -398,10 +398,15 @@ class Cluster:
 
 def demand_of(record: TaskRecord) -> Demand:
     """Return what a task needs of the scheduler."""
-    spec, numa = record.spec, record.placement.numa_node
-    target = Target(record.node, numa) if record.node and record.origin.targeted else None
-    memory = spec.required_memory_bytes or 0
-    return Demand(spec.required_cores, memory, target, needs_of(spec, numa))
+    asked = record.node if record.origin.targeted else None
+    target = None if asked is None else Target(asked, record.placement.numa_node)
+    return demand_for(record.spec, target)
+
+
+def demand_for(spec: TaskSpec, target: Target | None) -> Demand:
+    """Return what a task would need of the scheduler; no target means anywhere."""
+    needs = needs_of(spec, None if target is None else target.numa)
+    return Demand(spec.required_cores, spec.required_memory_bytes or 0, target, needs)
 
 
 def launch_of(record: TaskRecord, script: bytes | None) -> Launch:

@@ -134,9 +134,10 @@ async def sweep(cluster: Cluster, silence: float) -> None:
     for node in cluster.nodes:
         if node.link is not None and _is_silent(node, silence):
             node.link.disconnect(f"silent for {silence:g} s")
+    for name in {record.node for record in cluster.tasks.values() if record.node is not None}:
+        if cluster.nodes.find(name) is None:
+            await _end_all(cluster, name)
     for record in list(cluster.tasks.values()):
-        if record.node is not None and cluster.nodes.find(record.node) is None:
-            await _end_all(cluster, record.node)
         if record.status is not TaskState.RUNNING:
             continue
         # Looked up for each: a node may come back while the ends of others are written.

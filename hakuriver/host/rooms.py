@@ -86,7 +86,7 @@ class Room:
     def take(self, demand: Demand) -> tuple[int, ...] | None:
         """Take what a task needs and return its CPUs; None if it only claims what there is."""
         usable, memory = self.of(demand.numa)
-        fits = len(usable) >= demand.cores and memory >= demand.memory
+        fits = self.fits(demand)
         cpus = self._choose(usable, demand.cores)
         self.cpus.difference_update(cpus)
         taken = min(memory, demand.memory)

@@ -132,10 +132,6 @@ class Scheduler:
             return f"asks for {_memory(demand.memory)}, {demand.target} has {has}"
         return None
 
-    def room(self, name: str) -> Room:
-        """Return what of a node no task holds."""
-        return self._machines[name].room()
-
     def machine(self, name: str) -> Machine:
         """Return a node's accounts, to be read only."""
         return self._machines[name]

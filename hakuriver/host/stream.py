@@ -78,8 +78,10 @@ async def _read_log(services: Services, wish: LogWish, pieces: _Pieces) -> None:
             async for lines in source:
                 await pieces.put(_wrap_log(lines, wish))
     except HakuRiverError as error:
-        news = LogNews(id=wish.id, stream=wish.stream, error=str(error))
-        await pieces.put(_line(StreamLine(log=news)))
+        await pieces.put(_broken(wish, str(error)))
+    except Exception:
+        logger.exception("Following a log broke")
+        await pieces.put(_broken(wish, "following it broke; the host's log has the details"))
 
 
 def _wrap_events(lines: bytes) -> bytes:
@@ -96,5 +98,6 @@ def _wrap_log(lines: bytes, wish: LogWish) -> bytes:
     return b"".join(wrapped)
 
 
-def _line(line: StreamLine) -> bytes:
-    return msgspec.json.encode(line) + b"\n"
+def _broken(wish: LogWish, error: str) -> bytes:
+    news = LogNews(id=wish.id, stream=wish.stream, error=error)
+    return msgspec.json.encode(StreamLine(log=news)) + b"\n"

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hakuriver.errors import InvalidRequest, SubmissionRefused
-from hakuriver.host.cluster import demand_of
+from hakuriver.host.cluster import demand_for, demand_of
 from hakuriver.host.keys import RequestKey
 from hakuriver.host.nodes import closed
 from hakuriver.host.records import TaskRecord
-from hakuriver.host.rooms import Demand
 from hakuriver.host.store import CLASHES
 from hakuriver.model.needs import needs_of, unmet
 from hakuriver.model.targets import Target
@@ -192,9 +191,7 @@ def _judge(cluster: Cluster, spec: TaskSpec, text: str | None) -> tuple[Target |
         return None, error.reason
     if not any(cluster.nodes):
         return target, "no node has joined yet (start hakuriver.runner on a machine)"
-    needs = needs_of(spec, None if target is None else target.numa)
-    memory = spec.required_memory_bytes or 0
-    impossible = cluster.scheduler.impossible(Demand(spec.required_cores, memory, target, needs))
+    impossible = cluster.scheduler.impossible(demand_for(spec, target))
     if impossible is not None:
         return target, impossible
     if target is None:

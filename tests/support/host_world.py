@@ -254,7 +254,7 @@ class World:
 
     def free(self, node: str = "n") -> set[int]:
         """Return the CPUs that nobody holds."""
-        return set(self.cluster.scheduler.room(node).cpus)
+        return set(self.cluster.scheduler.machine(node).room().cpus)
 
     def held(self, node: str = "n") -> set[int]:
         """Return the tasks that hold something of a node."""

@@ -31,13 +31,13 @@ class Log(ApiHandler):
 
     async def get(self, task_id: str, stream: Stream) -> None:
         """Answer the log, empty for a task that has not started."""
-        record = await with_logs(self.services, parse_id(task_id))
+        number = parse_id(task_id)
         tail = None
         if self.argument("tail") is not None:
             tail = self.number("tail", low=0, high=1_000_000_000, default=0)
         request = LogOpen(
             subscription=0,
-            task_id=record.id,
+            task_id=number,
             stream=stream,
             offset=self.number("offset", low=0, high=_HIGHEST, default=0),
             tail=tail,
@@ -48,7 +48,7 @@ class Log(ApiHandler):
             source = follow(self.services, msgspec.structs.replace(request, follow=True))
             await self.stream(source, keep_alive=_EMPTY_LINE)
         else:
-            await self._raw(record, request)
+            await self._raw(await with_logs(self.services, number), request)
 
     async def _raw(self, record: TaskRecord, request: LogOpen) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")

@@ -197,13 +197,13 @@ def delete_tasks(task_ids: Sequence[int]) -> int:
     That rev is remembered, since no row bears it any more.
     """
     connection = database.connection()
-    marks = ", ".join("?" * len(task_ids))
+    ids, marks = tuple(task_ids), ", ".join("?" * len(task_ids))
     chosen = f"WHERE id IN ({marks}) AND status NOT IN ({_listed(UNFINISHED)})"
     batches = f"SELECT DISTINCT batch_id FROM task {chosen}"  # noqa: S608
-    shared = database.execute_sql(batches, tuple(task_ids)).fetchall()
+    shared = database.execute_sql(batches, ids).fetchall()
     highest = f"SELECT coalesce(max(rev), 0) FROM task {chosen}"  # noqa: S608
-    last = int(database.execute_sql(highest, tuple(task_ids)).fetchone()[0])
-    _execute(f"DELETE FROM task {chosen}", tuple(task_ids))  # noqa: S608
+    last = int(database.execute_sql(highest, ids).fetchone()[0])
+    _execute(f"DELETE FROM task {chosen}", ids)  # noqa: S608
     connection.executemany(
         "DELETE FROM batch WHERE id = ? "
         "AND NOT EXISTS (SELECT 1 FROM task WHERE batch_id = batch.id)",

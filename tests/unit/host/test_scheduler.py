@@ -236,19 +236,19 @@ def test_cpus_outside_of_what_a_node_gives_out_now_stay_unknown() -> None:
     scheduler = one_node()
     hold(scheduler, 1, [2, 3], memory=6)
     scheduler.set_node("n", part(range(2), 4), {}, closed=None)
-    assert scheduler.room("n").cpus == {0, 1}
-    assert scheduler.room("n").memory == 0
+    assert scheduler.machine("n").room().cpus == {0, 1}
+    assert scheduler.machine("n").room().memory == 0
     scheduler.remove(1)
-    assert scheduler.room("n").cpus == {0, 1}
-    assert scheduler.room("n").memory == 4
+    assert scheduler.machine("n").room().cpus == {0, 1}
+    assert scheduler.machine("n").room().memory == 4
 
 
 def test_what_runs_on_a_node_that_is_not_known_yet_is_held_when_it_comes() -> None:
     scheduler = Scheduler()
     hold(scheduler, 1, [0], memory=3)
     scheduler.set_node("n", part(range(2), 8), {}, closed=None)
-    assert scheduler.room("n").cpus == {1}
-    assert scheduler.room("n").memory == 5
+    assert scheduler.machine("n").room().cpus == {1}
+    assert scheduler.machine("n").room().memory == 5
 
 
 def test_a_task_that_its_node_came_back_too_small_for_blocks_nobody() -> None:
@@ -267,14 +267,14 @@ def test_what_is_released_is_free_before_the_task_is_removed() -> None:
     scheduler.release(1)
     assert started_by(scheduler) == [2]
     scheduler.remove(1)
-    assert scheduler.room("n").cpus == set()
-    assert scheduler.room("n").memory == 0
+    assert scheduler.machine("n").room().cpus == set()
+    assert scheduler.machine("n").room().memory == 0
 
 
 def test_a_room_that_was_handed_out_is_the_askers_own() -> None:
     scheduler = one_node()
     for _ in range(2):
-        room = scheduler.room("n")
+        room = scheduler.machine("n").room()
         assert room.take(Demand(2, 3, Target("n", 0))) == (0, 1)
         assert (room.memory, room.bound) == (5, {0: 1, 1: 4})
 

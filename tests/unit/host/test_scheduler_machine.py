@@ -236,7 +236,7 @@ class Deciding(RuleBasedStateMachine):
     @invariant()
     def free_is_what_nobody_holds(self) -> None:
         for name, (_, parts) in NODES.items():
-            room = self.scheduler.room(name)
+            room = self.scheduler.machine(name).room()
             assert room.cpus == self.free(name)
             assert room.memory == self.memory(name) >= 0
             assert room.bound == {numa: self.memory(name, numa) for numa in parts}
