@@ -93,7 +93,11 @@ def test_a_log_file_is_rotated_and_three_old_ones_are_kept(
     for number, name in enumerate(["host.log", "host.log.1", "host.log.2", "host.log.3"]):
         (logs / name).write_text(f"{number}\n" + "x" * 10_000_000, "utf-8")
     logging_cluster.start_host()
-    wait_until(lambda: (logs / "host.log").stat().st_size < 1_000_000, what="a fresh log file")
+    # While the files are being renamed there is no host.log for a moment.
+    wait_until(
+        lambda: any(file.stat().st_size < 1_000_000 for file in logs.glob("host.log")),
+        what="a fresh log file",
+    )
     logging_cluster.host.stop()
     assert {path.name for path in logs.iterdir()} == {
         *("host.log", "host.log.1", "host.log.2", "host.log.3")
