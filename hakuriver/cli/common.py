@@ -55,6 +55,11 @@ def tell(name: str, message: str) -> None:
     print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
+def silence_of(address: str) -> str:
+    """Return what is said of a host that has gone and is awaited."""
+    return f"the host at {address} does not answer; waiting for it"
+
+
 def run(name: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit code; an error of ours becomes one line on stderr."""
     try:

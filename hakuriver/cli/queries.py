@@ -103,49 +103,41 @@ def logs(client: Client, options: argparse.Namespace) -> int:
 
 def kill(client: Client, options: argparse.Namespace) -> int:
     """Ask for a task's end."""
-    return _done(client.kill(options.kill), options)
+    message = client.kill(options.kill)
+    return _answer(options, {"message": message}, message)
 
 
 def kill_batch(client: Client, options: argparse.Namespace) -> int:
     """Ask for the end of all tasks of a submission; tell each."""
     reply = client.kill_batch(options.kill_batch)
-    if options.json:
-        print_json(reply)
-        return 0
-    print(printable(reply.message))
-    for task_id in reply.task_ids:
-        print(f"task {task_id} will end")
-    return 0
+    ends = (f"task {task_id} will end" for task_id in reply.task_ids)
+    return _answer(options, reply, reply.message, *ends)
 
 
 def drain(client: Client, options: argparse.Namespace) -> int:
     """Give a node no new tasks."""
     node = client.drain(options.drain)
-    if options.json:
-        print_json(node)
-        return 0
-    print(f"{node.hostname} gets no new tasks; {node.cores_in_use} of its cores are in use")
-    return 0
+    words = f"{node.hostname} gets no new tasks; {node.cores_in_use} of its cores are in use"
+    return _answer(options, node, words)
 
 
 def resume(client: Client, options: argparse.Namespace) -> int:
     """Give a node tasks again."""
     node = client.resume(options.resume)
-    if options.json:
-        print_json(node)
-        return 0
-    print(f"{node.hostname} gets new tasks again")
-    return 0
+    return _answer(options, node, f"{node.hostname} gets new tasks again")
 
 
 def forget(client: Client, options: argparse.Namespace) -> int:
     """Remove a node that is offline."""
-    return _done(client.forget(options.forget), options)
+    message = client.forget(options.forget)
+    return _answer(options, {"message": message}, message)
 
 
-def _done(message: str, options: argparse.Namespace) -> int:
+def _answer(options: argparse.Namespace, document: object, *lines: str) -> int:
+    """Say what was done: as JSON where that is wanted, else as lines."""
     if options.json:
-        print_json({"message": message})
-    else:
-        print(printable(message))
+        print_json(document)
+        return 0
+    for line in lines:
+        print(printable(line))
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from hakuriver.cli.arguments import NAME
-from hakuriver.cli.common import print_json, tell
+from hakuriver.cli.common import print_json, silence_of, tell
 from hakuriver.cli.options import SubmitOptions, read_env
 from hakuriver.cli.progress import Progress
 from hakuriver.cli.show import state_words
@@ -169,7 +169,7 @@ def _telling_trouble(client: Client, progress: Progress) -> Generator[None]:
     def changed(error: HakuRiverError | None) -> None:
         if error is not None:
             with progress.aside():
-                tell(NAME, f"the host at {client.address} does not answer; waiting for it")
+                tell(NAME, silence_of(client.address))
 
     leave = client.aio.watcher.on_trouble(changed)
     try:

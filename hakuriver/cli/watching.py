@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hakuriver.cli.arguments import NAME
-from hakuriver.cli.common import tell
+from hakuriver.cli.common import silence_of, tell
 from hakuriver.cli.screen import Screen
 from hakuriver.cli.subjects import Subject, key_of, line_of
 from hakuriver.cli.tables import printable
@@ -116,7 +116,7 @@ class _Lines:
 
     def _trouble(self, error: HakuRiverError | None) -> None:
         if error is not None and not self._troubled:
-            tell(NAME, f"the host at {self._client.address} does not answer; waiting for it")
+            tell(NAME, silence_of(self._client.address))
         self._troubled = error is not None
 
 
@@ -165,8 +165,7 @@ class _Drawing:
         return False
 
     def _trouble(self, error: HakuRiverError | None) -> None:
-        words = f"the host at {self._client.address} does not answer; waiting for it"
-        self._screen.note("" if error is None else words)
+        self._screen.note("" if error is None else silence_of(self._client.address))
 
 
 async def _follow(client: AsyncClient, react: _React, trouble: _Trouble) -> None:

@@ -20,9 +20,9 @@ from hakuriver.errors import HostFault, InvalidRequest, NotFound
 from hakuriver.model.submission import MAX_MANY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from hakuriver.client.building import RunOptions, Word
+    from hakuriver.client.building import RerunOptions, RunOptions, Word
     from hakuriver.client.cluster import Cluster, TaskFilters
     from hakuriver.config import Config
     from hakuriver.model.submission import SubmitRequest
@@ -192,25 +192,18 @@ class AsyncClient:
                 raise HostFault(f"the host at {self.address} did not answer every submission")
             return list(map(self._answered, ready_ones, answers))
 
-    async def rerun(
-        self,
-        task_id: str | int,
-        *,
-        env: Mapping[str, str] | None = None,
-        queue: bool = True,
-        idempotency_key: str | None = None,
-    ) -> AsyncTask:
+    async def rerun(self, task_id: str | int, **options: Unpack[RerunOptions]) -> AsyncTask:
         """Submit a new task with the command, the limits and the target of one that has ended.
 
-        The host has erased the values of its variables: if it had any, `env` gives them again.
+        The host has erased the values of its variables: if it had any, ``env`` gives them again.
 
         Raises:
             NotFound: there is no such task.
             Conflict: it has not ended.
-            InvalidRequest: it had variables, and `env` is missing.
+            InvalidRequest: it had variables, and ``env`` is missing.
             SubmissionRefused: its target cannot have a task.
         """
-        request = rerun_request(env=env, queue=queue, idempotency_key=idempotency_key)
+        request = rerun_request(**options)
         async with self._watcher.adding():
             reply = await self.cluster.rerun(str(task_id), request)
             watch = self._watcher.add(await self.status(reply.task_ids[0]))

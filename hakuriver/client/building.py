@@ -119,20 +119,30 @@ def _checked(
     return check(request)
 
 
-def rerun_request(
-    *,
-    env: Mapping[str, str] | None = None,
-    queue: bool = True,
-    idempotency_key: str | None = None,
-) -> RerunRequest:
-    """Return a checked request to run an ended task again; `env` replaces all its variables.
+class RerunOptions(TypedDict, total=False):
+    """What a repetition may change: the keyword options of ``rerun``.
+
+    ``env`` gives the values of the task's variables again, which the host has erased. ``queue``
+    and ``idempotency_key`` are as in `RunOptions`.
+    """
+
+    env: Mapping[str, str] | None
+    queue: bool
+    idempotency_key: str | None
+
+
+def rerun_request(**options: Unpack[RerunOptions]) -> RerunRequest:
+    """Return a checked request to run an ended task again.
 
     Raises:
         InvalidRequest: a value that cannot be accepted, by its field.
     """
     checked = ready(
         SubmitRequest(
-            command="-", env_vars=dict(env or {}), queue=queue, idempotency_key=idempotency_key
+            command="-",
+            env_vars=dict(options.get("env") or {}),
+            queue=options.get("queue", True),
+            idempotency_key=options.get("idempotency_key"),
         )
     )
     return RerunRequest(

@@ -18,9 +18,9 @@ from hakuriver.errors import Conflict
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
-    from hakuriver.client.building import RunOptions, Word
+    from hakuriver.client.building import RerunOptions, RunOptions, Word
     from hakuriver.client.cluster import Cluster, TaskFilters
     from hakuriver.client.handles import AsyncBatch, AsyncTask, TaskPage
     from hakuriver.config import Config
@@ -159,29 +159,18 @@ class Client:
         """
         return self._portal.call(self._submit_many(requests))
 
-    def rerun(
-        self,
-        task_id: str | int,
-        *,
-        env: Mapping[str, str] | None = None,
-        queue: bool = True,
-        idempotency_key: str | None = None,
-    ) -> Task:
+    def rerun(self, task_id: str | int, **options: Unpack[RerunOptions]) -> Task:
         """Submit a new task with the command, the limits and the target of one that has ended.
 
-        The host has erased the values of its variables: if it had any, `env` gives them again.
+        The host has erased the values of its variables: if it had any, ``env`` gives them again.
 
         Raises:
             NotFound: there is no such task.
             Conflict: it has not ended.
-            InvalidRequest: it had variables, and `env` is missing.
+            InvalidRequest: it had variables, and ``env`` is missing.
             SubmissionRefused: its target cannot have a task.
         """
-        return self._portal.call(
-            self._future(
-                self._client.rerun(task_id, env=env, queue=queue, idempotency_key=idempotency_key)
-            )
-        )
+        return self._portal.call(self._future(self._client.rerun(task_id, **options)))
 
     def task(self, task_id: str | int) -> Task:
         """Take up a task that exists, whoever submitted it; raise `NotFound` if there is none."""

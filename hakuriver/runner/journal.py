@@ -89,14 +89,12 @@ class Journal:
         with contextlib.suppress(OSError):
             await future
 
-    async def flush(self) -> None:
-        """Return when everything noted so far has been written, as far as that is possible."""
-        while self._waiting or self._writer is not None:
-            await self._written()
-
     async def close(self) -> None:
         """Write what waits, drop what counts no more, then let the file go."""
-        await self.flush()
+        while self._waiting or self._writer is not None:
+            self._write()
+            if self._writer is not None:
+                await asyncio.wait([self._writer])
         if self._timer is not None:
             self._timer.cancel()
         if self._dead:
@@ -119,11 +117,6 @@ class Journal:
             self._soon = None
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain(), name="journal writer")
-
-    async def _written(self) -> None:
-        self._write()
-        if self._writer is not None:
-            await asyncio.wait([self._writer])
 
     async def _drain(self) -> None:
         try:

@@ -26,10 +26,6 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(key, done))
 
-    def busy(self, key: int) -> bool:
-        """Whether work for `key` waits or is being done."""
-        return key in self._last
-
     async def finish(self, seconds: float) -> None:
         """Return when all work is done, or after so many seconds."""
         deadline = asyncio.get_running_loop().time() + seconds

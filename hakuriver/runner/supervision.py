@@ -295,7 +295,7 @@ class Supervision:
         entries = self._journal.entries
         old = await asyncio.to_thread(self._exits.old_ids)
         if all(entries[each].exit is not None for each in old if each in entries):
-            await self._journal.flush()
+            await self._journal.written()
             await asyncio.to_thread(self._exits.turn_over)
 
     async def _start_written(self, task_id: int) -> None:
