@@ -73,9 +73,11 @@ class Runner(_Section, frozen=True):
 
     name: str = ""
     launcher: Literal["auto", "service", "scope", "process"] = "auto"
+    run_as_user: str = ""
     cpus: str = ""
     memory: str = ""
     python: str = ""
+    tasks_max: Annotated[int, Meta(ge=16, le=4_000_000)] = 4096
 
 
 class Security(_Section, frozen=True):

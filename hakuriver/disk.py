@@ -34,6 +34,11 @@ def make_private(folder: Path) -> None:
             raise
 
 
+def let_pass(folder: Path) -> None:
+    """Let others pass through `folder`, but not look into it."""
+    folder.chmod(0o711)
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a file with mode 0600 that appears whole or not at all, even if the power fails."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")

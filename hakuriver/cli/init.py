@@ -1,10 +1,14 @@
-"""``hakuriver.init``: write the configuration file, with fresh secrets."""
+"""``hakuriver.init``: write the configuration file, with fresh secrets.
+
+``hakuriver.init service`` is `hakuriver.cli.services`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import secrets
+import sys
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run
@@ -45,10 +49,12 @@ host_reachable_address = "127.0.0.1"  # where clients and runners find the host
 
 [runner]
 # name = ""                           # default: the machine's host name
-launcher = "process"                  # how tasks are started
+# launcher = "auto"                   # service: as units of systemd; or scope, or process
+# run_as_user = ""                    # as whom tasks run, if the runner is root
 # cpus = ""                           # such as "0-7"; default: all
 # memory = ""                         # such as "64G"; default: all
 # python = ""                         # the Python that runs cells; default: the runner's own
+# tasks_max = 4096                    # processes and threads of one task, as a unit of systemd
 
 [retention]
 # keep_tasks_days = 90                # ended tasks; 0 keeps them for ever
@@ -66,11 +72,19 @@ default = "{token}"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file unless there is one; print its path; return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["service"]:
+        # Imported here: it is seldom wanted.
+        from hakuriver.cli import services  # noqa: PLC0415
+
+        return services.main(words[1:])
     parser = argparse.ArgumentParser(
-        "hakuriver.init", description="Write the configuration file, with fresh secrets."
+        "hakuriver.init",
+        description="Write the configuration file, with fresh secrets.",
+        epilog="`hakuriver.init service --help` tells how to have units for systemd written.",
     )
     add_common_options(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
 
     def command() -> int:
         path = expand(arguments.config) if arguments.config else default_path()

@@ -10,12 +10,13 @@ import os
 import secrets
 import sys
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 
+from hakuriver.cli.common import tell
 from hakuriver.cli.init import write_new
 from hakuriver.config import default_path, expand
 from hakuriver.errors import ConfigError, HostUnreachable, InvalidRequest, NotFound, Unauthorized
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _NAME = "hakuriver.runner"
 _HTTP_PORT = 80
+_ROOTS_STATE = "/var/lib/hakuriver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Node:
     name: str
     token: str = field(repr=False)
     shared_dir: str | None = None
+    launcher: str = "auto"
+    run_as_user: str | None = None
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ def join(node: Node, explicit: str | None) -> Path:
         Unauthorized: the host does not take the token for this name.
     """
     check_node_name(node.name)
+    node = replace(node, launcher=_launcher(node))
     wanted = _wanted(node)
     asyncio.run(_check(node))
     path = _path(node, explicit)
@@ -75,6 +80,28 @@ def become_runner(path: Path, options: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
+def _launcher(node: Node) -> str:
+    """Return how the node is to start tasks: as units of systemd where that can be had.
+
+    Raises:
+        ConfigError: a root runner was not told as whom tasks are to run.
+    """
+    # Imported here: the runner's parts need Linux.
+    from hakuriver.runner.launchers.systemd.manager import Manager, find_manager  # noqa: PLC0415
+
+    if node.launcher != "auto":
+        return node.launcher
+    found = find_manager(node.run_as_user or "")
+    if isinstance(found, Manager):
+        return node.launcher
+    tell(
+        _NAME,
+        "tasks will be plain processes of this user, held to their limits by a watchdog: "
+        f"{'; '.join(each.reason for each in found)} (`hakuriver doctor` says how to mend it)",
+    )
+    return "process"
+
+
 def _path(node: Node, explicit: str | None) -> Path:
     if explicit is None:
         return default_path().with_name(f"runner-{node.name}.toml")
@@ -86,14 +113,22 @@ def _wanted(node: Node) -> dict[str, dict[str, object]]:
     address, port = _address(node.url)
     wanted: dict[str, dict[str, object]] = {
         "network": {"host_reachable_address": address, "host_port": port},
-        "runner": {"name": node.name, "launcher": "process"},
+        "runner": {"name": node.name, "launcher": node.launcher},
         "security": {"runner_token": node.token},
     }
+    paths: dict[str, object] = {}
+    if node.run_as_user is not None:
+        wanted["runner"]["run_as_user"] = node.run_as_user
+    if node.launcher != "process" and os.geteuid() == 0:
+        # Tasks of another user must get through to their logs, and root's home is root's.
+        paths["state_dir"] = _ROOTS_STATE
     if node.shared_dir is not None:
         folder = expand(node.shared_dir).absolute()
         if not folder.is_dir():
             raise ConfigError(f"--shared-dir: there is no directory {folder}")
-        wanted["paths"] = {"shared_dir": str(folder)}
+        paths["shared_dir"] = str(folder)
+    if paths:
+        wanted["paths"] = paths
     return wanted
 
 

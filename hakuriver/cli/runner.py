@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _NAME = "hakuriver.runner"
 _SYSFS = Path("/sys")
+_JOINING_ONLY = ("shared_dir", "launcher", "run_as_user")
 _TOGETHER = "--join, --name and --token go together (`hakuriver token` on the host's machine)"
 
 
@@ -30,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = [f"--{name}" for name, value in joining.items() if value is None]
         if missing:
             parser.error(f"{' and '.join(missing)} missing: {_TOGETHER}")
-    elif arguments.shared_dir is not None:
-        parser.error("--shared-dir goes with --join")
+    elif only := [name for name in _JOINING_ONLY if getattr(arguments, name) is not None]:
+        parser.error(f"--{only[0].replace('_', '-')} goes with --join")
     return run(_NAME, lambda: _serve(arguments) if arguments.join is None else _join(arguments))
 
 
@@ -57,6 +58,15 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--shared-dir", metavar="DIR", help="a folder at the same path on all machines, for logs"
     )
+    group.add_argument(
+        "--launcher",
+        choices=("service", "scope", "process"),
+        help="how tasks are started (default: as units of systemd where that can be had, else "
+        "as plain processes)",
+    )
+    group.add_argument(
+        "--run-as-user", metavar="USER", help="as whom tasks run, if this runner is root"
+    )
     return parser
 
 
@@ -73,7 +83,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _join(arguments: argparse.Namespace) -> int:
     from hakuriver.cli import joining  # noqa: PLC0415
 
-    node = joining.Node(arguments.join, arguments.name, arguments.token, arguments.shared_dir)
+    node = joining.Node(
+        arguments.join,
+        arguments.name,
+        arguments.token,
+        arguments.shared_dir,
+        arguments.launcher or "auto",
+        arguments.run_as_user,
+    )
     path = joining.join(node, arguments.config)
     options: list[str] = []
     if arguments.default_workdir is not None:

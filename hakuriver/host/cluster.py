@@ -22,7 +22,7 @@ from hakuriver.host.rooms import Assignment, Demand
 from hakuriver.host.scheduler import Scheduler
 from hakuriver.host.store import Store, changes, queries
 from hakuriver.model.ids import Snowflakes
-from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Started
+from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Measured, Started
 from hakuriver.model.needs import needs_of
 from hakuriver.model.targets import Target
 from hakuriver.model.tasks import FINAL, TaskState
@@ -172,6 +172,10 @@ class Cluster:
 
     def view(self, record: TaskRecord) -> TaskView:
         """Return what clients see, with what a queued task waits for."""
+        live = self.tasks.get(record.id)
+        if live is not None and record.usage is None:
+            # What is measured of a running task is not written down each time.
+            record = msgspec.structs.replace(record, usage=live.usage)
         if record.status is not TaskState.PENDING:
             return record.to_view()
         return record.to_view(
@@ -196,9 +200,16 @@ class Cluster:
             logs_removed=False,
             stdout_path=message.stdout_path,
             stderr_path=message.stderr_path,
+            unit=message.unit,
         )
         if changed is not None and record.status is TaskState.LOST:
             await self._come_back(changed)
+
+    def measured(self, node: str, message: Measured) -> None:
+        """Keep in mind what a running task has used so far; its end brings the rest."""
+        record = self.tasks.get(message.task_id)
+        if record is not None and record.node == node:
+            self.tasks[record.id] = msgspec.structs.replace(record, usage=message.usage)
 
     async def _come_back(self, record: TaskRecord) -> None:
         """Account a task that was believed lost, and repeat a kill that came meanwhile."""

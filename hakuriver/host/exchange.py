@@ -104,6 +104,7 @@ async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
                 started_at=known.started_at,
                 stdout_path=known.stdout_path,
                 stderr_path=known.stderr_path,
+                unit=known.unit,
             ),
         )
     if known.exit is not None:

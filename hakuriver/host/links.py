@@ -31,6 +31,7 @@ from hakuriver.model.messages import (
     LogEnd,
     LogOpened,
     LogReset,
+    Measured,
     Message,
     Outbox,
     Started,
@@ -220,6 +221,8 @@ class RunnerLink(WebSocketHandler):
                 self._stored(self._cluster.started(self._name, message))
             case Finished():
                 self._stored(self._cluster.finished(self._name, message))
+            case Measured():
+                self._cluster.measured(self._name, message)
             case Discarded():
                 self._stored(retention.discarded(self._cluster, self._name, message.task_ids))
             case LogOpened() | LogChunk() | LogReset() | LogEnd():

@@ -13,7 +13,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the task table with its batch's spec (without the script, which can be large).
 
     Times are in seconds since the Unix epoch. `node` is the target's until the scheduler has
-    decided, and None for a task that may run anywhere. `logs_removed` means that retention has
+    decided, and None for a task that may run anywhere. `unit` is the task's systemd unit.
+    `logs_removed` means that retention has
     taken its logs.
     """
 
@@ -31,6 +32,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: float | None = None
     stdout_path: str | None = None
     stderr_path: str | None = None
+    unit: str | None = None
     usage: Usage | None = None
     logs_removed: bool = False
 
@@ -69,7 +71,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
             completed_at=to_iso(self.completed_at),
             use_private_network=spec.use_private_network,
             use_private_pid=spec.use_private_pid,
-            systemd_unit_name=None,
+            systemd_unit_name=self.unit,
             name=spec.name,
             owner=origin.owner,
             working_directory=spec.working_directory,

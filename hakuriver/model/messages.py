@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from hakuriver.model.nodes import Metrics, NodeInfo
-from hakuriver.model.tasks import Exit, Id, Moment, Origin, Placement, TaskSpec
+from hakuriver.model.tasks import Exit, Id, Moment, Origin, Placement, TaskSpec, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROTOCOL = 2
+PROTOCOL = 3
 #: A control frame is at most this long; a longer `Launch` is fetched by HTTP (`LaunchWaiting`).
 MAX_FRAME = 1 << 20
 # What an array adds to its members.
@@ -58,7 +58,7 @@ class Known(Message, frozen=True, kw_only=True):
     """A task the runner has journaled and the host has not acknowledged.
 
     `started_at` is None when it never started; `exit` is None while it runs. The paths are those
-    of its logs.
+    of its logs, `unit` is the name of its systemd unit, None if it has none.
     """
 
     task_id: Id
@@ -69,6 +69,7 @@ class Known(Message, frozen=True, kw_only=True):
     exit: Exit | None = None
     stdout_path: str = ""
     stderr_path: str = ""
+    unit: str | None = None
 
 
 class KnownEnd(Message, frozen=True, kw_only=True):
@@ -82,12 +83,20 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class Started(Message, frozen=True, kw_only=True):
-    """The task's process runs. `started_at` is in seconds since the Unix epoch."""
+    """The task's process runs. `started_at` is in seconds since the Unix epoch; see `Known`."""
 
     task_id: Id
     started_at: Moment
     stdout_path: str
     stderr_path: str
+    unit: str | None = None
+
+
+class Measured(Message, frozen=True, kw_only=True):
+    """What a task that runs has used so far; told now and then while that changes."""
+
+    task_id: Id
+    usage: Usage
 
 
 class Finished(Message, frozen=True, kw_only=True):
@@ -218,6 +227,7 @@ FromRunner = (
     | KnownEnd
     | Heartbeat
     | Started
+    | Measured
     | Finished
     | Discarded
     | LogOpened

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 #: Each field of `Capabilities`, and what it is called in a sentence.
 WORDS = {
+    "unprivileged_user": "an unprivileged user of its own for tasks",
+    "cpu_quota": "a CPU quota",
+    "process_limit": "a limit of processes",
     "memory_limit": "a memory limit",
     "time_limit": "a time limit",
     "numa_binding": "a NUMA binding",

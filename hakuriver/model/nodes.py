@@ -29,8 +29,15 @@ class NumaNode(msgspec.Struct, frozen=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node can enforce: None where it can, else the reason why it cannot."""
+    """What a node can enforce: None where it can, else the reason why it cannot.
 
+    The first three are not asked for by tasks: where a node cannot hold them, everybody should
+    know.
+    """
+
+    unprivileged_user: str | None = None
+    cpu_quota: str | None = None
+    process_limit: str | None = None
     memory_limit: str | None = None
     time_limit: str | None = None
     numa_binding: str | None = None

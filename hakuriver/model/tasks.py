@@ -63,6 +63,10 @@ ExitCode = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=1 << 31)]
 Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One command with its limits, as the runner gets it; the same for a whole batch.
 
@@ -110,12 +114,18 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a task has used; None where it was not measured.
+    """What a task's whole process tree has used; None where it was not measured.
 
-    `peak_memory_bytes` is the most that its whole process tree held at once.
+    `memory_bytes` is what it held when it was last looked at, `peak_memory_bytes` the most that
+    it held at once. By NUMA node only anonymous memory is counted, what the task itself has
+    filled: the last look, and the most at any look.
     """
 
-    peak_memory_bytes: int | None = None
+    cpu_seconds: Seconds | None = None
+    memory_bytes: Bytes | None = None
+    peak_memory_bytes: Bytes | None = None
+    numa_memory_bytes: dict[str, Bytes] | None = None
+    peak_numa_memory_bytes: dict[str, Bytes] | None = None
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,6 @@ from hakuriver.model.messages import (
     encode,
 )
 from hakuriver.runner.discarding import Discarding
-from hakuriver.runner.exits import ExitFile
 from hakuriver.runner.journal import Journal
 from hakuriver.runner.link import Link
 from hakuriver.runner.metrics import Gauge, Meter
@@ -61,7 +60,7 @@ class AgentSettings:
     """Everything an `Agent` is made from; `url` is the host's, `grace` in seconds.
 
     `numactl` is the program that binds tasks to NUMA nodes, None if the launcher itself does;
-    `sysfs` is where the machine's use is read.
+    `sysfs` is where the machine's use is read. `pins` and `owner` are those of `Starter`.
     """
 
     name: str
@@ -72,6 +71,8 @@ class AgentSettings:
     grace: float
     numactl: str | None = None
     sysfs: Path = SYSFS
+    pins: bool = True
+    owner: tuple[int, int] | None = None
 
 
 class Agent:
@@ -108,12 +109,13 @@ class Agent:
             info=settings.info,
             numactl=settings.numactl,
             grace=settings.grace,
+            pins=settings.pins,
+            owner=settings.owner,
         )
         self._tasks = Supervision(
             journal=journal,
             launcher=launcher,
             starter=starter,
-            exits=ExitFile(state.exits),
             boot_id=self._boot_id,
             grace=settings.grace,
             tell=self._link.send,

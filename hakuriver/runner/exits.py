@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
-Cause = Literal["killed", "timeout", "memory"]
+Cause = Literal["killed", "timeout", "memory", "reboot"]
+
+
+#: Why a task is lost that the machine's end has ended.
+REBOOTED = "node rebooted"
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +34,8 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `exit_code` is None when the program could not be started at all, and `reason` says why.
     `cause` is why the task was ended, None when it ended by itself, and `limit` what it had
-    exceeded, in seconds or bytes. The peak is None where there was no limit.
+    exceeded, in seconds or bytes; a task without a memory limit that is ended for memory fell to
+    the kernel, since the machine had none left. What was not measured is None.
     """
 
     exit_code: int | None
@@ -38,6 +43,7 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: float
     cause: Cause | None = None
     limit: float | None = None
+    cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     reason: str | None = None
 
@@ -45,28 +51,37 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 def decide(record: ExitRecord) -> Exit:
     """Return how the task ended, by its exit record."""
     status, reason = _verdict(record)
-    peak = record.peak_memory_bytes
+    usage = Usage(cpu_seconds=record.cpu_seconds, peak_memory_bytes=record.peak_memory_bytes)
     return Exit(
         status=status,
-        exit_code=record.exit_code,
+        exit_code=None if status is TaskState.LOST else record.exit_code,
         reason=reason,
         completed_at=record.completed_at,
-        usage=None if peak is None else Usage(peak_memory_bytes=peak),
+        usage=None if usage == Usage() else usage,
     )
 
 
 def _verdict(record: ExitRecord) -> tuple[TaskState, str | None]:
     limit = record.limit or 0
+    if record.cause == "reboot":
+        return TaskState.LOST, REBOOTED
     if record.cause == "killed":
         return TaskState.KILLED, "killed on request"
     if record.cause == "timeout":
         return TaskState.FAILED, f"timeout: ran longer than {format_duration(limit)}"
     if record.cause == "memory":
-        figures = _peak_of(record.peak_memory_bytes or 0, int(limit))
-        return TaskState.KILLED_OOM, f"memory limit exceeded: peak {figures}"
+        return TaskState.KILLED_OOM, _out_of_memory(record)
     if record.exit_code == 0 and record.reason is None:
         return TaskState.COMPLETED, None
     return TaskState.FAILED, record.reason or explain(record.exit_code)
+
+
+def _out_of_memory(record: ExitRecord) -> str:
+    if record.limit is None:
+        return "ended by the kernel: the machine had no memory left"
+    return (
+        f"memory limit exceeded: peak {_peak_of(record.peak_memory_bytes or 0, int(record.limit))}"
+    )
 
 
 def _peak_of(peak: int, limit: int) -> str:
@@ -96,9 +111,28 @@ class _Line(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(_Line)
 
 
+class Exits(Protocol):
+    """The exit records of a launcher's tasks, on disk; all methods block."""
+
+    def load(self) -> dict[int, ExitRecord]:
+        """Return all records."""
+        ...
+
+    def read(self, task_id: int) -> ExitRecord | None:
+        """Return the record of one task, None if there is none."""
+        ...
+
+    def old_ids(self) -> set[int]:
+        """Return the tasks whose records the next `turn_over` drops."""
+        ...
+
+    def turn_over(self) -> None:
+        """Drop the older records."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExitFile:
-    """The file to which supervisors append a line for each task that is over.
+    """The file to which a keeper's minders append a line for each task that is over.
 
     There are two generations: `turn_over` drops the older one and makes the present one that.
     Supervisors open the file for each line, so that it may be renamed at any time.

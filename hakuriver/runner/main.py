@@ -15,13 +15,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hakuriver.errors import ConfigError, InvalidRequest
 from hakuriver.logfiles import TaskFiles
 from hakuriver.model.auth import runner_token
 from hakuriver.model.targets import check_node_name
 from hakuriver.runner.agent import Agent, AgentSettings
 from hakuriver.runner.environment import Surroundings
-from hakuriver.runner.launchers.process import ProcessLauncher, shut_down
+from hakuriver.runner.launchers.process import shut_down
+from hakuriver.runner.launching import find_launcher
 from hakuriver.runner.numa import find_numactl
 from hakuriver.runner.probe import SYSFS, probe
 from hakuriver.runner.state import StateFolder
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from hakuriver.config import Config
+    from hakuriver.runner.launching import Launching
 
 _log = logging.getLogger(__name__)
 
@@ -76,15 +80,18 @@ async def serve(
         ConfigError: a setting cannot be used; the message names it.
         StartError: another runner works in the same folder, or the host refuses this one.
     """
-    settings = await asyncio.to_thread(_settings, config, default_workdir, sysfs)
     state = state_folder(config)
+    around = await asyncio.to_thread(_surroundings, config, default_workdir)
+    files = TaskFiles(around.shared_dir or state.root)
     await asyncio.to_thread(state.make)
     lock = await asyncio.to_thread(state.lock)
     try:
-        files = TaskFiles(settings.around.shared_dir or state.root)
-        launcher = ProcessLauncher(state.keeper)
+        launching = await asyncio.to_thread(find_launcher, config, state, files)
+        settings = await asyncio.to_thread(_settings, config, around, launching, sysfs)
         with _stop_signals() as stop:
-            agent = await Agent.open(settings, state=state, files=files, launcher=launcher)
+            agent = await Agent.open(
+                settings, state=state, files=files, launcher=launching.launcher
+            )
             _log.info("runner %s serves %s", settings.name, settings.url)
             try:
                 await _until(stop, agent)
@@ -128,17 +135,30 @@ def _stop_signals() -> Generator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-def _settings(config: Config, default_workdir: Path | None, sysfs: Path) -> AgentSettings:
+def _settings(
+    config: Config, around: Surroundings, launching: Launching, sysfs: Path
+) -> AgentSettings:
+    account = launching.account
+    if account is not None:
+        around = msgspec.structs.replace(around, home=account.home, user=account.name)
     numactl = find_numactl(config.paths.numactl_path)
     return AgentSettings(
         name=node_name(config),
         url=config.host_url,
         token=node_token(config),
-        info=probe(config, sysfs=sysfs, numactl=numactl),
-        around=_surroundings(config, default_workdir),
+        info=probe(
+            config,
+            launcher=launching.name,
+            able=launching.capabilities,
+            sysfs=sysfs,
+            numactl=numactl,
+        ),
+        around=around,
         grace=config.timing.kill_grace,
         numactl=numactl,
         sysfs=sysfs,
+        pins=launching.pins,
+        owner=launching.owner,
     )
 
 

@@ -7,56 +7,54 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import psutil
 
 from hakuriver._version import __version__
 from hakuriver.errors import ConfigError, InvalidRequest
 from hakuriver.model.cpulist import format_cpulist, parse_cpulist
-from hakuriver.model.nodes import Capabilities, NodeInfo
+from hakuriver.model.nodes import NodeInfo
 from hakuriver.model.quantities import parse_memory
-from hakuriver.runner.launchers.memory import can_measure
 from hakuriver.runner.launchers.spawning import can_set_memory_policy, set_memory_policy
 from hakuriver.runner.numa import read_topology
 
 if TYPE_CHECKING:
     from hakuriver.config import Config
+    from hakuriver.model.nodes import Capabilities
 
 SYSFS = Path("/sys")
 _MPOL_DEFAULT = 0
 
 
-def probe(config: Config, *, sysfs: Path = SYSFS, numactl: str | None = None) -> NodeInfo:
-    """Return what the runner gives out of this machine, where `numactl` binds if there is one.
+def probe(
+    config: Config,
+    *,
+    launcher: str,
+    able: Capabilities,
+    sysfs: Path = SYSFS,
+    numactl: str | None = None,
+) -> NodeInfo:
+    """Return what the runner gives out of this machine.
+
+    `able` is what the launcher can enforce; binding to NUMA nodes, by `numactl` if there is one,
+    is tried here.
 
     Raises:
-        ConfigError: ``runner.cpus``, ``runner.memory`` or ``runner.launcher`` cannot be had here.
+        ConfigError: ``runner.cpus`` or ``runner.memory`` cannot be had here.
     """
-    check_launcher(config.runner.launcher)
     cpus = _cpus(config.runner.cpus)
     topology = read_topology(sysfs, cpus)
     return NodeInfo(
         version=__version__,
-        launcher="process",
+        launcher=launcher,
         cpus=cpus,
         memory_bytes=_memory(config.runner.memory),
         numa_topology=topology,
-        capabilities=Capabilities(
-            memory_limit=None if can_measure() else "the kernel does not tell what processes hold",
+        capabilities=msgspec.structs.replace(
+            able,
             numa_binding=_numa_fault(numactl) if topology else "the kernel tells no NUMA topology",
-            private_network="launcher process cannot isolate the network",
-            private_pid="launcher process cannot isolate process ids",
         ),
     )
-
-
-def check_launcher(launcher: str) -> None:
-    """Refuse every launcher but ``process``, saying how to choose it."""
-    if launcher != "process":
-        raise ConfigError(
-            f"runner.launcher = {launcher!r}: this release starts tasks with the launcher "
-            'process only; write launcher = "process" under [runner], or set '
-            "HAKURIVER_RUNNER_LAUNCHER=process"
-        )
 
 
 def _cpus(wanted: str) -> tuple[int, ...]:

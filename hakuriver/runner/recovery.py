@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hakuriver.model.tasks import Exit, TaskState
-from hakuriver.runner.exits import decide
+import msgspec
+
+from hakuriver.model.tasks import Exit, TaskState, Usage
+from hakuriver.runner.exits import REBOOTED, decide
 
 if TYPE_CHECKING:
     from hakuriver.runner.exits import ExitRecord
@@ -19,7 +21,7 @@ def judge(entry: Entry, record: ExitRecord | None, *, boot_id: str, now: float) 
     if entry.launch is None:
         return never_started(now)
     if entry.launch.boot_id != boot_id:
-        return _lost("node rebooted", now)
+        return _lost(REBOOTED, now)
     if entry.running is not None:
         return _lost("exit record missing", now)
     if entry.kill:
@@ -44,6 +46,17 @@ def could_not_start(reason: str, now: float) -> Exit:
     # A path may hold bytes that no message can carry.
     told = reason.encode("utf-8", "backslashreplace").decode()
     return Exit(status=TaskState.FAILED, reason=told, completed_at=now)
+
+
+def with_usage(end: Exit, seen: Usage | None) -> Exit:
+    """Return `end` with what the task was seen to use, where its record does not say it."""
+    if seen is None:
+        return end
+    told = end.usage or Usage()
+    known = {
+        name: value for name in seen.__struct_fields__ if (value := getattr(told, name)) is not None
+    }
+    return msgspec.structs.replace(end, usage=msgspec.structs.replace(seen, **known))
 
 
 def _lost(reason: str, now: float) -> Exit:

@@ -40,6 +40,9 @@ class Starter:
         info: what the node has and can enforce.
         numactl: the program that binds tasks to NUMA nodes; None: the launcher itself does.
         grace: seconds that a task gets to end.
+        pins: whether a task is bound to the very CPUs that the host gave it; else it may use all
+            of the node's, or of its NUMA node's, up to its quota.
+        owner: who is to have the scripts, as uid and gid; None for the runner itself.
     """
 
     def __init__(
@@ -50,12 +53,16 @@ class Starter:
         info: NodeInfo,
         numactl: str | None,
         grace: float,
+        pins: bool,
+        owner: tuple[int, int] | None = None,
     ) -> None:
         self.files = files
         self._around = around
         self._info = info
         self._numactl = numactl
         self._grace = grace
+        self._pins = pins
+        self._owner = owner
 
     async def order(self, task_id: int, spec: TaskSpec, placement: Placement) -> StartOrder:
         """Put down the task's script, if it has one, and return the order to start it.
@@ -82,6 +89,9 @@ class Starter:
             grace=self._grace,
             time_limit=spec.time_limit_seconds,
             memory_limit=spec.required_memory_bytes,
+            cores=spec.required_cores,
+            private_network=spec.use_private_network,
+            private_pid=spec.use_private_pid,
             **binding,
         )
 
@@ -89,31 +99,39 @@ class Starter:
         """Write the task's script; return the command line that runs it."""
         path = self.files.script(task_id)
         try:
-            await asyncio.to_thread(_write_script, path, script)
+            await asyncio.to_thread(_write_script, path, script, self._owner)
         except OSError as error:
             raise StartError(f"cannot write {error.filename}: {error.strerror}") from None
         return command_line(spec, path, self._around.python)
 
     def _binding(self, placement: Placement) -> _Binding:
         """Return which CPUs and memory the task is bound to, and by whom."""
-        cpus, node = placement.cpus, placement.numa_node
+        node = placement.numa_node
+        cpus = placement.cpus if self._pins else self._unpinned()
         if node is None:
             return {"cpus": cpus, "numa_node": None, "prefix": ()}
         domain = self._info.numa_topology.get(str(node))
         if domain is None:
             raise StartError(f"this node has no NUMA node {node}")
-        cpus = cpus or domain.cores
+        cpus = (cpus if self._pins else ()) or domain.cores
         if self._numactl is None:
             return {"cpus": cpus, "numa_node": node, "prefix": ()}
         pinning = (f"--physcpubind={format_cpulist(cpus)}",) if cpus else ()
         prefix = (self._numactl, *pinning, f"--membind={node}", "--")
         return {"cpus": (), "numa_node": None, "prefix": prefix}
 
+    def _unpinned(self) -> tuple[int, ...]:
+        """Return the CPUs that this runner gives out, if they are not all of the machine's."""
+        cpus = self._info.cpus
+        return () if set(cpus) >= os.sched_getaffinity(0) else cpus
 
-def _write_script(path: Path, script: bytes) -> None:
+
+def _write_script(path: Path, script: bytes, owner: tuple[int, int] | None) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o700)
     with open(descriptor, "wb") as file:  # noqa: PTH123 - pathlib sets no mode
+        if owner is not None:
+            os.fchown(descriptor, *owner)
         file.write(script)

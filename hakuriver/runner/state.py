@@ -38,9 +38,9 @@ class StateFolder:
         return self.root / "keeper"
 
     @property
-    def exits(self) -> Path:
-        """Where the keeper's minders write how tasks ended."""
-        return self.keeper / "exits.ndjson"
+    def units(self) -> Path:
+        """What tasks' units and the runner know each other by."""
+        return self.root / "units"
 
     @property
     def work(self) -> Path:

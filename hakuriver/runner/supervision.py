@@ -14,17 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import HostUnreachable, StartError
-from hakuriver.model.messages import Finished, Known, Launch, Message, Started
-from hakuriver.runner.exits import ExitFile, decide
+from hakuriver.model.messages import Finished, Known, Launch, Measured, Message, Started
+from hakuriver.runner.exits import decide
 from hakuriver.runner.lanes import Lanes
 from hakuriver.runner.launchers.base import Running
 from hakuriver.runner.records import Began, Ended, Entry, Forgotten, KillAsked, Launched
-from hakuriver.runner.recovery import could_not_start, judge, never_started, orphaned
+from hakuriver.runner.recovery import could_not_start, judge, never_started, orphaned, with_usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from hakuriver.model.tasks import Exit
+    from hakuriver.model.tasks import Exit, Usage
     from hakuriver.runner.exits import ExitRecord
     from hakuriver.runner.journal import Journal
     from hakuriver.runner.launchers.base import Launcher
@@ -51,7 +51,6 @@ class Supervision:
         journal: what is known, in memory and on disk.
         launcher: starts and ends processes.
         starter: makes the launcher's orders.
-        exits: the records of tasks that are over.
         boot_id: the machine's present boot.
         grace: seconds between SIGTERM and SIGKILL.
         tell: takes messages for the host; must not block.
@@ -64,7 +63,6 @@ class Supervision:
         journal: Journal,
         launcher: Launcher,
         starter: Starter,
-        exits: ExitFile,
         boot_id: str,
         grace: float,
         tell: Callable[[Message], None],
@@ -73,7 +71,7 @@ class Supervision:
         self._journal = journal
         self._launcher = launcher
         self._starter = starter
-        self._exits = exits
+        self._exits = launcher.exits
         self._boot_id = boot_id
         self._grace = grace
         self._tell = tell
@@ -82,6 +80,8 @@ class Supervision:
         #: Launches that came in and are not journaled yet.
         self._coming: set[int] = set()
         self._ends = 0
+        #: What tasks had used when they were last looked at.
+        self._used: dict[int, Usage] = {}
         #: Starts that are told in a moment, or with the task's end if that comes before.
         self._starts: dict[int, asyncio.TimerHandle] = {}
 
@@ -166,6 +166,12 @@ class Supervision:
             self._starts[running.id] = asyncio.get_running_loop().call_later(
                 _TOGETHER, self._lanes.put, running.id, partial(self._start_written, running.id)
             )
+
+    def measured(self, task_id: int, usage: Usage) -> None:
+        """The task has used so much by now."""
+        if self.is_live(task_id):
+            self._used[task_id] = usage
+            self._tell(Measured(task_id=task_id, usage=usage))
 
     def finished(self, task_id: int, record: ExitRecord | None) -> None:
         """The task is over."""
@@ -281,6 +287,7 @@ class Supervision:
         entry = self._journal.entries.get(task_id)
         if entry is None or entry.exit is not None:
             return
+        end = with_usage(end, self._used.pop(task_id, None))
         self._journal.append_lazily(Ended(task_id=task_id, exit=end))
         self._tell_start(task_id)
         self._tell(Finished(task_id=task_id, exit=end))
@@ -324,6 +331,7 @@ class Supervision:
             started_at=running.started_at,
             stdout_path=str(files.log(running.id, "stdout")),
             stderr_path=str(files.log(running.id, "stderr")),
+            unit=self._launcher.unit_of(running.id),
         )
 
     def _known(self, task_id: int, launch: Launched, entry: Entry) -> Known:
@@ -337,4 +345,5 @@ class Supervision:
             exit=entry.exit,
             stdout_path=str(files.log(task_id, "stdout")),
             stderr_path=str(files.log(task_id, "stderr")),
+            unit=self._launcher.unit_of(task_id),
         )

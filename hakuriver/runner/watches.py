@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 # One mask for files and one for folders: adding a watch again replaces the mask it had.
 _FILE = flags.MODIFY | flags.ATTRIB | flags.MOVE_SELF | flags.DELETE_SELF | flags.DONT_FOLLOW
-_FOLDER = flags.CREATE | flags.MOVED_TO | flags.ONLYDIR
+_FOLDER = flags.CREATE | flags.CLOSE_WRITE | flags.MOVED_TO | flags.ONLYDIR
 
 
 class Watches:

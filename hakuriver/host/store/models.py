@@ -67,6 +67,7 @@ class Task(_Table):
     completed_at = FloatField(null=True)
     stdout_path = TextField(null=True)
     stderr_path = TextField(null=True)
+    unit = TextField(null=True)
     targeted = BooleanField(default=True)
     retry_of = BigIntegerField(null=True)
     usage = TextField(null=True)

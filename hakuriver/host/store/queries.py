@@ -223,6 +223,7 @@ def _records(query: Any) -> Iterator[TaskRecord]:
             completed_at=row["completed_at"],
             stdout_path=row["stdout_path"],
             stderr_path=row["stderr_path"],
+            unit=row["unit"],
             usage=None if row["usage"] is None else _USAGE.decode(row["usage"]),
             logs_removed=bool(row["logs_removed"]),
         )

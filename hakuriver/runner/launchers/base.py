@@ -9,16 +9,18 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hakuriver.runner.exits import ExitRecord
+    from hakuriver.model.tasks import Usage
+    from hakuriver.runner.exits import ExitRecord, Exits
 
 
 class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     """All that a launcher must know to start a task.
 
-    `cpus` are CPU numbers to pin to (empty: no pinning), `grace` the seconds that a task over its
-    time limit, and what any task leaves behind, gets to end. `prefix` are words before the
-    program, which is looked up without them. `make_cwd`: the working directory is the task's own,
-    made if it is missing. Limits are in seconds and bytes.
+    `cpus` are CPU numbers to pin to (empty: no pinning), `cores` how many CPUs it may use at once
+    (0: all), `grace` the seconds that a task over its time limit, and what any task leaves
+    behind, gets to end. `prefix` are words before the program, which is looked up without them.
+    `make_cwd`: the working directory is the task's own, made if it is missing. Limits are in
+    seconds and bytes.
     """
 
     id: int
@@ -34,6 +36,9 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     prefix: tuple[str, ...] = ()
     time_limit: float | None = None
     memory_limit: int | None = None
+    cores: int = 0
+    private_network: bool = False
+    private_pid: bool = False
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +56,9 @@ class Watcher(Protocol):
     def started(self, running: Running) -> None:
         """The program runs."""
 
+    def measured(self, task_id: int, usage: Usage) -> None:
+        """The task runs and has used so much by now."""
+
     def finished(self, task_id: int, record: ExitRecord | None) -> None:
         """The task's whole tree is gone; its record is on disk (None: read it there)."""
 
@@ -60,6 +68,15 @@ class Watcher(Protocol):
 
 class Launcher(Protocol):
     """Starts and ends tasks; tells a `Watcher` what becomes of them."""
+
+    @property
+    def exits(self) -> Exits:
+        """The records of the tasks that are over."""
+        ...
+
+    def unit_of(self, task_id: int) -> str | None:
+        """Return the name of a task's systemd unit, None where tasks have none."""
+        ...
 
     async def open(self, watcher: Watcher) -> Mapping[int, Running | None]:
         """Take up the supervision; return the tasks at hand, None for those not running yet."""

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hakuriver.errors import StartError
-from hakuriver.runner.exits import ExitRecord
+from hakuriver.runner.exits import ExitFile, ExitRecord
 from hakuriver.runner.launchers import keeper
 from hakuriver.runner.launchers.base import Running, StartOrder, Watcher
+from hakuriver.runner.launchers.minder import EXITS
 from hakuriver.runner.launchers.survivors import end_survivors
 
 if TYPE_CHECKING:
@@ -110,6 +111,14 @@ class ProcessLauncher:
         self._listed = asyncio.Event()
         #: Every task handed to the present keeper and not over; None until it is known to run.
         self._tasks: dict[int, Running | None] = {}
+
+    @property
+    def exits(self) -> ExitFile:
+        """The records that the minders write."""
+        return ExitFile(self._folder / EXITS)
+
+    def unit_of(self, task_id: int) -> None:
+        """Return None: these tasks have no units."""
 
     async def open(self, watcher: Watcher) -> Mapping[int, Running | None]:
         """Connect to the keeper, starting one if need be; return the tasks that it watches."""

@@ -73,13 +73,7 @@ def spawn(order: dict[str, Any], *, home: int, cpus: set[int]) -> int:
     """
     logs: list[int] = []
     try:
-        logs.append(_open_log(order["stdout"]))
-        logs.append(_open_log(order["stderr"]))
-        _change_folder(order["cwd"], make=order["make_cwd"])
-        if order["cpus"]:
-            _pin(order["cpus"])
-        if order["numa_node"] is not None:
-            _bind_memory(order["numa_node"])
+        _put_on(order, logs)
         return _start(order, *logs)
     finally:
         if order["numa_node"] is not None:
@@ -89,6 +83,34 @@ def spawn(order: dict[str, Any], *, home: int, cpus: set[int]) -> int:
         os.fchdir(home)
         for descriptor in logs:
             os.close(descriptor)
+
+
+def become(order: dict[str, Any]) -> NoReturn:
+    """Replace this process by the program of `order`.
+
+    Raises:
+        StartFault: it cannot be started.
+    """
+    logs: list[int] = []
+    _put_on(order, logs)
+    path, words, env = _command(order)
+    for descriptor, standard in zip(logs, (1, 2), strict=True):
+        os.dup2(descriptor, standard)
+    try:
+        os.execve(path, words, env)  # noqa: S606 - the program is the task's own
+    except OSError as error:
+        _explain(os.fsdecode(path), error)
+
+
+def _put_on(order: dict[str, Any], logs: list[int]) -> None:
+    """Open the logs, which are appended to `logs`, and put on what the program inherits."""
+    logs.append(_open_log(order["stdout"]))
+    logs.append(_open_log(order["stderr"]))
+    _change_folder(order["cwd"], make=order["make_cwd"])
+    if order["cpus"]:
+        _pin(order["cpus"])
+    if order["numa_node"] is not None:
+        _bind_memory(order["numa_node"])
 
 
 def _open_log(path: str) -> int:
@@ -130,21 +152,12 @@ def _bind_memory(node: int) -> None:
 
 
 def _start(order: dict[str, Any], stdout: int, stderr: int) -> int:
-    """Start the program, looked up in the task's own PATH, behind the words of `prefix`."""
-    program, *arguments = order["argv"]
-    env: dict[str, str] = order["env"]
-    path = _look_up(program, env.get("PATH", os.defpath))
-    words = [program, *arguments]
-    if order["prefix"]:
-        # What the kernel tells of a program that it cannot start would be lost behind another.
-        _check(path)
-        words = [*order["prefix"], path, *arguments]
-        path = words[0]
+    path, words, env = _command(order)
     try:
         return os.posix_spawn(
-            path.encode(),
-            [word.encode() for word in words],
-            {name.encode(): value.encode() for name, value in env.items()},
+            path,
+            words,
+            env,
             file_actions=(
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, stdout, 1),
@@ -155,7 +168,25 @@ def _start(order: dict[str, Any], stdout: int, stderr: int) -> int:
             setsigdef=(*HANDLED, *IGNORED),
         )
     except OSError as error:
-        _explain(path, error)
+        _explain(os.fsdecode(path), error)
+
+
+def _command(order: dict[str, Any]) -> tuple[bytes, list[bytes], dict[bytes, bytes]]:
+    """Return what to execute: the program, looked up in the task's own PATH, behind `prefix`."""
+    program, *arguments = order["argv"]
+    env: dict[str, str] = order["env"]
+    path = _look_up(program, env.get("PATH", os.defpath))
+    words = [program, *arguments]
+    if order["prefix"]:
+        # What the kernel tells of a program that it cannot start would be lost behind another.
+        _check(path)
+        words = [*order["prefix"], path, *arguments]
+        path = words[0]
+    return (
+        path.encode(),
+        [word.encode() for word in words],
+        {name.encode(): value.encode() for name, value in env.items()},
+    )
 
 
 def _look_up(program: str, folders: str) -> str:

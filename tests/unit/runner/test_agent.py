@@ -23,6 +23,7 @@ from hakuriver.model.messages import (
     Started,
 )
 from hakuriver.model.tasks import Origin, TaskState
+from hakuriver.runner.launchers.minder import EXITS
 from support.runner_node import INFO, began, ended, one_node
 from support.runner_tools import (
     alive,
@@ -72,7 +73,7 @@ async def test_a_task_from_launch_to_acknowledgement(tmp_path: Path) -> None:
         end = await ended(host, 1)
         assert (end.status, end.exit_code, end.reason) == (TaskState.COMPLETED, 0, None)
         assert node.out(1) == f"{node.state.work}/1\n1 s3c\n".encode()
-        assert records(node.state.exits)[1]["exit_code"] == 0
+        assert records(node.state.keeper / EXITS)[1]["exit_code"] == 0
         host.send(Acknowledge(task_id=1))
         await eventually(lambda: b"s3c" not in node.state.journal.read_bytes())
 
@@ -208,7 +209,7 @@ async def test_what_ended_while_no_runner_watched(tmp_path: Path) -> None:
         await began(host, 1)
         await node.down()
         await asyncio.to_thread(gate.write_text, "go\n")
-        await eventually(lambda: 1 in records(node.state.exits))
+        await eventually(lambda: 1 in records(node.state.keeper / EXITS))
         await node.linked()
         known = await host.wait_for(Known)
         assert known.exit

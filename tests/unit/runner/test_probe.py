@@ -8,6 +8,7 @@ import pytest
 
 from hakuriver.config import Config, Runner
 from hakuriver.errors import ConfigError
+from hakuriver.model.nodes import Capabilities
 from hakuriver.runner import probe as probe_module
 from hakuriver.runner.probe import probe
 from support.runner_tools import fake_sysfs
@@ -15,13 +16,19 @@ from support.runner_tools import fake_sysfs
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hakuriver.model.nodes import NodeInfo
+
 
 def config(**runner: Any) -> Config:
     return Config(runner=Runner(**{"launcher": "process", **runner}))
 
 
+def probe_here(settings: Config, **how: Any) -> NodeInfo:
+    return probe(settings, launcher="process", able=Capabilities(private_pid="no"), **how)
+
+
 def test_by_default_all_of_the_machine_is_given_out() -> None:
-    info = probe(config())
+    info = probe_here(config())
     assert info.cpus == tuple(sorted(os.sched_getaffinity(0)))
     assert info.memory_bytes == psutil.virtual_memory().total
     assert info.launcher == "process"
@@ -31,7 +38,7 @@ def test_by_default_all_of_the_machine_is_given_out() -> None:
 def test_a_part_of_the_machine(tmp_path: Path) -> None:
     cpu = max(os.sched_getaffinity(0))
     fake_sysfs(tmp_path, {0: (f"0-{cpu}", 2048), 1: ("900-901", 2048)})
-    info = probe(config(cpus=str(cpu), memory="1M"), sysfs=tmp_path)
+    info = probe_here(config(cpus=str(cpu), memory="1M"), sysfs=tmp_path)
     assert info.cpus == (cpu,)
     assert info.memory_bytes == 1 << 20
     assert info.numa_topology["0"].cores == (cpu,)
@@ -43,26 +50,14 @@ def test_a_part_of_the_machine(tmp_path: Path) -> None:
 )
 def test_what_the_machine_has_not_is_refused_with_the_key(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"runner.{key}"):
-        probe(config(**{key: value}))
+        probe_here(config(**{key: value}))
 
 
-@pytest.mark.parametrize("launcher", ["auto", "service", "scope"])
-def test_other_launchers_are_refused_with_the_mend(launcher: str) -> None:
-    with pytest.raises(ConfigError, match='launcher = "process"'):
-        probe(config(launcher=launcher))
-
-
-def test_what_is_enforced_and_what_not_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    able = probe(config(), sysfs=tmp_path).capabilities
+def test_what_the_launcher_enforces_is_told_on(tmp_path: Path) -> None:
+    able = probe_here(config(), sysfs=tmp_path).capabilities
     assert able.memory_limit is None
-    assert able.time_limit is None
-    assert able.private_network
-    assert able.private_pid
+    assert able.private_pid == "no"
     assert able.numa_binding == "the kernel tells no NUMA topology"
-    monkeypatch.setattr(probe_module, "can_measure", lambda: False)
-    assert probe(config(), sysfs=tmp_path).capabilities.memory_limit
 
 
 def test_numa_binding_is_tried_not_believed(
@@ -71,7 +66,7 @@ def test_numa_binding_is_tried_not_believed(
     fake_sysfs(tmp_path, {0: ("0", 1)})
 
     def fault(**how: Any) -> str | None:
-        return probe(config(), sysfs=tmp_path, **how).capabilities.numa_binding
+        return probe_here(config(), sysfs=tmp_path, **how).capabilities.numa_binding
 
     monkeypatch.setattr(probe_module, "set_memory_policy", lambda *_: None)
     assert fault() is None

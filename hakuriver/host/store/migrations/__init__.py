@@ -10,14 +10,18 @@ import os
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import StoreError
-from hakuriver.host.store.migrations import v001_initial, v002_accounting
+from hakuriver.host.store.migrations import v001_initial, v002_accounting, v003_units
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from peewee import SqliteDatabase
 
-STEPS: tuple[tuple[str, ...], ...] = (v001_initial.STATEMENTS, v002_accounting.STATEMENTS)
+STEPS: tuple[tuple[str, ...], ...] = (
+    v001_initial.STATEMENTS,
+    v002_accounting.STATEMENTS,
+    v003_units.STATEMENTS,
+)
 LATEST = len(STEPS)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
+    from hakuriver.model.tasks import Usage
     from hakuriver.runner.exits import ExitRecord
 
 
@@ -40,6 +41,9 @@ class Heard:
 
     def started(self, running: Running) -> None:
         self.running[running.id] = running
+
+    def measured(self, task_id: int, usage: Usage) -> None:
+        """Nothing measures here."""
 
     def finished(self, task_id: int, record: ExitRecord | None) -> None:
         self.over[task_id] = record

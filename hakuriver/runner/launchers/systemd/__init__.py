@@ -1,0 +1,1 @@
+"""Tasks as units of systemd: the launchers ``service`` and ``scope``."""

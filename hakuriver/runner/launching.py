@@ -1,0 +1,130 @@
+"""Which launcher a runner uses, and what that can hold tasks to on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hakuriver.errors import ConfigError, StartError
+from hakuriver.model.nodes import Capabilities
+from hakuriver.runner.launchers.memory import can_measure
+from hakuriver.runner.launchers.process import ProcessLauncher
+from hakuriver.runner.launchers.systemd.files import UnitFiles
+from hakuriver.runner.launchers.systemd.launcher import UnitLauncher
+from hakuriver.runner.launchers.systemd.making import Maker
+from hakuriver.runner.launchers.systemd.manager import Manager, Obstacle, find_manager
+from hakuriver.runner.launchers.systemd.trial import Trial, attempt
+from hakuriver.runner.places import prepare, used_by_tasks
+
+if TYPE_CHECKING:
+    from hakuriver.config import Config
+    from hakuriver.logfiles import TaskFiles
+    from hakuriver.runner.launchers.base import Launcher
+    from hakuriver.runner.launchers.systemd.manager import Account
+    from hakuriver.runner.launchers.systemd.properties import Kind
+    from hakuriver.runner.state import StateFolder
+
+_PROCESS = Capabilities(
+    unprivileged_user="launcher process starts tasks as the runner's own user",
+    cpu_quota="launcher process pins a task to its CPUs, which the task may undo",
+    process_limit="launcher process does not count a task's processes",
+    private_network="launcher process cannot isolate the network",
+    private_pid="launcher process cannot isolate process ids",
+)
+_SCOPE = 'a scope takes up a process that runs already; it needs launcher = "service"'
+
+
+@dataclass(frozen=True, slots=True)
+class Launching:
+    """A launcher that works here: its name, what it can enforce, and as whom tasks run.
+
+    `pins` says whether it binds each task to CPUs of its own; `account` is None for the runner's
+    own user.
+    """
+
+    name: str
+    launcher: Launcher
+    capabilities: Capabilities
+    pins: bool
+    account: Account | None = None
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """The uid and gid of the tasks, None for the runner's own."""
+        if self.account is None or self.account.uid == os.geteuid():
+            return None
+        return self.account.uid, self.account.gid
+
+
+def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launching:
+    """Return the launcher that the configuration asks for, tried out. Blocks.
+
+    Makes the folders that it needs. ``auto`` means ``service``.
+
+    Raises:
+        ConfigError: it cannot work here; the message says why and how to mend it.
+        StartError: systemd starts no unit, perhaps not yet.
+    """
+    wanted = config.runner.launcher
+    if wanted == "process":
+        fault = None if can_measure() else "the kernel does not tell what processes hold"
+        able = Capabilities(
+            **{name: getattr(_PROCESS, name) for name in _PROCESS.__struct_fields__}
+            | {"memory_limit": fault}
+        )
+        state.make()
+        return Launching("process", ProcessLauncher(state.keeper), able, pins=True)
+    manager = find_manager(config.runner.run_as_user)
+    if not isinstance(manager, Manager):
+        raise _refusal(wanted, manager)
+    prepare(state, files, manager.account, state_dir=config.state_dir)
+    trial = attempt(manager, tasks_max=config.runner.tasks_max, paths=_paths(config, state, files))
+    if isinstance(trial, Obstacle):
+        # It may pass, as at boot: whoever started this runner may try again.
+        raise StartError(f"runner.launcher = {wanted!r}: {trial.reason} (to mend it: {trial.mend})")
+    if trial.denied:
+        raise ConfigError(
+            f"{trial.denied[0]}: {manager.account.name}, as whom tasks run, cannot use it: change "
+            "its owner or mode, or name another place (paths.state_dir, such as "
+            "/var/lib/hakuriver; paths.shared_dir; runner.python)"
+        )
+    kind: Kind = "scope" if wanted == "scope" else "service"
+    maker = Maker(manager, kind, config.runner.tasks_max)
+    unit_files = UnitFiles(state.units, manager.account)
+    return Launching(
+        kind,
+        UnitLauncher(maker, unit_files, slice_folder=trial.slice_folder),
+        capabilities_of(trial, kind),
+        pins=False,
+        account=manager.account,
+    )
+
+
+def capabilities_of(trial: Trial, kind: Kind) -> Capabilities:
+    """Return what units can enforce here, with the reason where they cannot."""
+    isolated = {"private_network": trial.private_network, "private_pid": trial.private_pid}
+    held = {
+        "cpu_quota": trial.cpu_quota,
+        "process_limit": trial.process_limit,
+        "memory_limit": trial.memory_limit,
+    }
+    reasons = {name: fault.reason for name, fault in (held | isolated).items() if fault is not None}
+    if kind == "scope":
+        reasons |= dict.fromkeys(isolated, _SCOPE)
+    return Capabilities(**reasons)
+
+
+def _paths(config: Config, state: StateFolder, files: TaskFiles) -> list[str]:
+    """Return what the user of the tasks must be able to use."""
+    own = (config.paths.shared_dir, config.paths.local_temp_dir, config.runner.python)
+    return [*used_by_tasks(state, files), *(path for path in own if path.startswith("/"))]
+
+
+def _refusal(wanted: str, obstacles: list[Obstacle]) -> ConfigError:
+    ways = "; ".join(f"{each.reason} (to mend it: {each.mend})" for each in obstacles)
+    process = 'launcher = "process"'
+    otherwise = "" if process in ways else f"; or write {process} under [runner]"
+    return ConfigError(
+        f"runner.launcher = {wanted!r}: tasks cannot be units of systemd: {ways}{otherwise}"
+    )

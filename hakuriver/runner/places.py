@@ -1,0 +1,63 @@
+"""The folders in which tasks of another user work: who owns them, and who may pass through.
+
+A runner that is root shares its folders with the unprivileged user of its tasks: that user writes
+logs and works in folders of its own, reads scripts that the runner wrote, and passes through the
+rest without a look. Blocks on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hakuriver.disk import let_pass, make_private
+from hakuriver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hakuriver.logfiles import TaskFiles
+    from hakuriver.runner.launchers.systemd.manager import Account
+    from hakuriver.runner.state import StateFolder
+
+
+def prepare(state: StateFolder, files: TaskFiles, account: Account, *, state_dir: Path) -> None:
+    """Make what tasks of `account` need; folders of a shared directory that exist stay as they are.
+
+    Raises:
+        ConfigError: something cannot be made.
+    """
+    state.make()
+    try:
+        if account.uid != os.geteuid():
+            for folder in (state_dir, *_between(state_dir, state.root), state.root):
+                let_pass(folder)
+            _hand_over(state.work, account)
+        for folder in (files.root / "task_outputs", files.root / "task_errors"):
+            if not folder.is_dir():
+                make_private(folder)
+                _hand_over(folder, account)
+        scripts = files.root / "scripts"
+        if not scripts.is_dir():
+            make_private(scripts)
+            let_pass(scripts)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: cannot be made ready for the tasks of {account.name}: "
+            f"{error.strerror}"
+        ) from None
+
+
+def used_by_tasks(state: StateFolder, files: TaskFiles) -> list[str]:
+    """Return the folders in which the user of the tasks must be able to write."""
+    folders = (state.work, files.root / "task_outputs", files.root / "task_errors")
+    return [str(folder) for folder in folders]
+
+
+def _between(above: Path, below: Path) -> list[Path]:
+    return [parent for parent in below.parents if above in parent.parents]
+
+
+def _hand_over(folder: Path, account: Account) -> None:
+    if account.uid != os.geteuid():
+        os.chown(folder, account.uid, account.gid)
