@@ -14,6 +14,7 @@ from hakuriver.runner.launchers.systemd.files import UnitFiles
 from hakuriver.runner.launchers.systemd.launcher import UnitLauncher
 from hakuriver.runner.launchers.systemd.making import Maker
 from hakuriver.runner.launchers.systemd.manager import Manager, Obstacle, find_manager
+from hakuriver.runner.launchers.systemd.properties import is_plain
 from hakuriver.runner.launchers.systemd.trial import Trial, attempt
 from hakuriver.runner.places import prepare, used_by_tasks
 
@@ -78,8 +79,17 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
     manager = find_manager(config.runner.run_as_user)
     if not isinstance(manager, Manager):
         raise _refusal(wanted, manager)
+    if not is_plain(state.units):
+        raise ConfigError(
+            f"paths.state_dir: {state.root} holds characters that systemd would take for others; "
+            "name a folder of letters, digits and ._+,@=-"
+        )
     prepare(state, files, manager.account, state_dir=config.state_dir)
-    trial = attempt(manager, tasks_max=config.runner.tasks_max, paths=_paths(config, state, files))
+    unit_files = UnitFiles(state.units, manager.account)
+    unit_files.make()
+    kind: Kind = "scope" if wanted == "scope" else "service"
+    maker = Maker(manager, kind, config.runner.tasks_max, unit_files.script)
+    trial = attempt(maker, paths=_paths(config, state, files))
     if isinstance(trial, Obstacle):
         # It may pass, as at boot: whoever started this runner may try again.
         raise StartError(f"runner.launcher = {wanted!r}: {trial.reason} (to mend it: {trial.mend})")
@@ -89,9 +99,6 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
             "its owner or mode, or name another place (paths.state_dir, such as "
             "/var/lib/hakuriver; paths.shared_dir; runner.python)"
         )
-    kind: Kind = "scope" if wanted == "scope" else "service"
-    maker = Maker(manager, kind, config.runner.tasks_max)
-    unit_files = UnitFiles(state.units, manager.account)
     return Launching(
         kind,
         UnitLauncher(maker, unit_files, slice_folder=trial.slice_folder),

@@ -9,14 +9,16 @@ record that systemd writes at the end, as root, in a folder that no task can ent
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver.disk import make_private
+from hakuriver.disk import let_pass, make_private, write_private
 from hakuriver.logfiles import open_log
+from hakuriver.runner.launchers.systemd.properties import RECORD_SCRIPT
 from hakuriver.runner.launchers.systemd.records import Word, parse, to_record
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 _KILL = ".kill"
 _MAX_WORD = 1 << 16
-#: Others may pass, not look.
-_PASSAGE = 0o711
 
 _word_decoder = msgspec.json.Decoder(Word)
 
@@ -55,14 +55,21 @@ class UnitFiles:
         """The folder of the exit records."""
         return self.root / "exits"
 
+    @property
+    def script(self) -> Path:
+        """Where `RECORD_SCRIPT` lies; units that run may still want an older one."""
+        digest = hashlib.sha256(RECORD_SCRIPT.encode()).hexdigest()[:12]
+        return self.root / f"record-{digest}.sh"
+
     def make(self) -> None:
-        """Make the folders, or give them back the modes that they must have."""
+        """Make the folders and the script, or give them back the modes that they must have."""
         for folder in (self.root, self.root / "orders", self.exits):
             make_private(folder)
         if os.geteuid() != self.account.uid:
-            self.root.chmod(_PASSAGE)
-            (self.root / "orders").chmod(_PASSAGE)
+            let_pass(self.root)
+            let_pass(self.root / "orders")
         self.exits.chmod(0o700)
+        write_private(self.script, RECORD_SCRIPT.encode())
 
     # Orders
 

@@ -13,8 +13,8 @@ from hakuriver.runner.launchers.systemd.properties import (
     Kind,
     limits,
     of_service,
-    plain,
     record_line_limits,
+    stop_post_command,
     unit_name,
 )
 
@@ -33,14 +33,16 @@ _UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "--")
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes command lines for one manager; `python` runs the first program of each unit.
+    """Makes command lines for one manager.
 
-    `tasks_max` bounds the processes and threads of a task.
+    `tasks_max` bounds the processes and threads of a task, `script` is where `RECORD_SCRIPT` lies,
+    and `python` runs the first program of each unit.
     """
 
     manager: Manager
     kind: Kind
     tasks_max: int
+    script: Path
     python: str = sys.executable
 
     def command(self, order: StartOrder, order_file: Path, record: Path) -> list[str]:
@@ -51,58 +53,51 @@ class Maker:
             order_file: where the unit's first program finds its order.
             record: where the exit record is to be written.
         """
-        return self.unit(order, unit_name(order.id, self.kind), record, self.first(order_file))
-
-    def first(self, order_file: Path) -> tuple[str, ...]:
-        """Return the unit's first program."""
-        return (self.python, "-I", "-S", inside.__file__, str(order_file))
-
-    def unit(
-        self,
-        order: StartOrder,
-        name: str,
-        record: Path,
-        program: tuple[str, ...],
-        *options: str,
-    ) -> list[str]:
-        """Return the words that start `program` in a unit with the limits of `order`."""
+        program = (self.python, "-I", "-S", inside.__file__, str(order_file))
+        name = unit_name(order.id, self.kind)
         if self.kind == "scope":
-            properties = limits(order, tasks_max=self.tasks_max)
-            switch: tuple[str, ...] = ("--scope",)
-            words = [*self._overseer(order, record), *self._as_user(program)]
-        else:
-            unshared = self.unshares(order)
-            properties = of_service(
+            return self._unit(
+                *("--scope", f"--unit={name}"),
+                properties=limits(order, tasks_max=self.tasks_max),
+                words=(*self._overseer(order, record), *self._as_user(program)),
+            )
+        return self.service(order, record, program, f"--unit={name}")
+
+    def service(
+        self, order: StartOrder, record: Path, program: tuple[str, ...], *options: str
+    ) -> list[str]:
+        """Return the words that start `program` as a service with the limits of `order`."""
+        unshared = order.private_pid and self.manager.version < OWN_PIDS_SINCE
+        return self._unit(
+            *("--service-type=exec", *options),
+            properties=of_service(
                 order,
                 tasks_max=self.tasks_max,
-                user=None if unshared or self.manager.mode is Mode.USER else self._user,
                 own_pids=order.private_pid and not unshared,
-                record=record,
-            )
-            switch = ("--service-type=exec",)
-            command = (*_UNSHARE, *self._as_user(program)) if unshared else program
-            words = [plain(word) for word in command]
+                stop_post=stop_post_command(order, self.script, record),
+            ),
+            words=(*(_UNSHARE if unshared else ()), *self._as_user(program)),
+        )
+
+    def _unit(self, *options: str, properties: list[str], words: tuple[str, ...]) -> list[str]:
         return [
-            *(*self.manager.run, "--quiet", *switch, *options),
-            *(f"--unit={name}", f"--slice={SLICE}", f"--description=HakuRiver task {order.id}"),
+            *(*self.manager.run, "--quiet", f"--slice={SLICE}", "--description=A HakuRiver task"),
+            *options,
             *(f"--property={line}" for line in properties),
             *("--", *words),
         ]
 
-    def unshares(self, order: StartOrder) -> bool:
-        """Whether the task gets its own process ids by ``unshare``, which needs root."""
-        return order.private_pid and self.manager.version < OWN_PIDS_SINCE
-
-    @property
-    def _user(self) -> str:
-        return self.manager.account.name
-
     def _as_user(self, program: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the words by which root becomes the task's user."""
+        """Return the words by which root becomes the task's user, for good."""
         account = self.manager.account
         if self.manager.mode is Mode.USER:
             return ("setpriv", "--no-new-privs", "--", *program)
-        ids = (f"--reuid={account.uid}", f"--regid={account.gid}", "--init-groups")
+        ids = (
+            f"--reuid={account.uid}",
+            f"--regid={account.gid}",
+            "--init-groups",
+            "--bounding-set=-all",
+        )
         return ("setpriv", *ids, "--no-new-privs", "--", *program)
 
     def _overseer(self, order: StartOrder, record: Path) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Sources: systemd.exec(5), systemd.resource-control(5), systemd.service(5), syste
 
 from __future__ import annotations
 
-import shlex
+import re
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ LEAST_GRACE = 5.0
 Kind = Literal["service", "scope"]
 
 _PREFIX = "hakuriver-task-"
+_PLAIN = re.compile(r"/[A-Za-z0-9/._+,@=-]*")
 
 
 def unit_name(task_id: int, kind: Kind) -> str:
@@ -56,18 +57,18 @@ def limits(order: StartOrder, *, tasks_max: int) -> list[str]:
     return properties
 
 
-def of_service(
-    order: StartOrder, *, tasks_max: int, user: str | None, own_pids: bool, record: Path
-) -> list[str]:
+def of_service(order: StartOrder, *, tasks_max: int, own_pids: bool, stop_post: str) -> list[str]:
     """Return all properties of a task's service.
+
+    There is no ``User=``: what notes the end must run as root, and of the signs that would let it
+    (``+``) a transient unit loses the whole command when systemd 252 reads its units again. The
+    task's command becomes the task's user by itself.
 
     Args:
         order: the task.
         tasks_max: so many processes and threads it may have.
-        user: as whom it runs; None for the user of the manager itself, or if its command becomes
-            another user by itself.
         own_pids: whether systemd is to give it process ids of its own (from version 257).
-        record: the file for the exit record.
+        stop_post: the command that notes how it ended; see `stop_post_command`.
     """
     properties = [
         *limits(order, tasks_max=tasks_max),
@@ -78,10 +79,8 @@ def of_service(
         f"TimeoutStopSec={max(order.grace, LEAST_GRACE):.3f}",
         "NoNewPrivileges=yes",
         "IgnoreSIGPIPE=no",
-        f"ExecStopPost={_stop_post(order, record)}",
+        f"ExecStopPost={stop_post}",
     ]
-    if user is not None:
-        properties.append(f"User={user}")
     if order.time_limit is not None:
         # Zero would mean for ever.
         properties.append(f"RuntimeMaxSec={max(1, round(order.time_limit * 1000))}ms")
@@ -92,17 +91,30 @@ def of_service(
     return properties
 
 
-# It runs as root, inside the task's control group, and stands against whatever the task does:
-# shell builtins alone, since the task may have filled its memory or reached its TasksMax; no
-# file of the task's; one write. Only the last word needs a process, and may be missing.
-_RECORD = (
-    "read -r g </proc/self/cgroup",
-    "c=/sys/fs/cgroup${g#0::} p=- u=-",
-    "read -r p <$c/memory.peak",
-    "while read -r k v; do case $k in usage_usec) u=$v; break;; esac; done <$c/cpu.stat",
-    "s=$(systemctl is-system-running)",
-    'r="${SERVICE_RESULT:--} ${EXIT_CODE:--} ${EXIT_STATUS:--} $u $p"',
-)
+#: Notes how a unit ended, as root and inside the unit's control group, whatever the task has
+#: done: by the shell alone, since the task may have filled its memory or reached its TasksMax;
+#: with no file of the task's; in one write. Only the last word needs another process, and may be
+#: missing. Arguments: the file, and the task's limits in seconds and bytes.
+RECORD_SCRIPT = """\
+read -r g </proc/self/cgroup
+c=/sys/fs/cgroup${g#0::} p=- u=-
+read -r p <"$c/memory.peak"
+while read -r k v; do
+  case $k in usage_usec) u=$v; break ;; esac
+done <"$c/cpu.stat"
+s=$(systemctl is-system-running)
+e="${SERVICE_RESULT:--} ${EXIT_CODE:--} ${EXIT_STATUS:--}"
+echo "$e $u $p $2 $3 ${s:--}" >"$1"
+"""
+
+
+def stop_post_command(order: StartOrder, script: Path, record: Path) -> str:
+    """Return the command that has `script` (`RECORD_SCRIPT`) note a service's end in `record`.
+
+    When systemd 252 reads the units again, quotes, dollars and semicolons in a transient unit's
+    commands come out as others: there must be none.
+    """
+    return f"/bin/sh {script} {record} {record_line_limits(order)}"
 
 
 def record_line_limits(order: StartOrder) -> str:
@@ -110,21 +122,6 @@ def record_line_limits(order: StartOrder) -> str:
     return f"{order.time_limit or '-'} {order.memory_limit or '-'}"
 
 
-def _stop_post(order: StartOrder, record: Path) -> str:
-    """Return the command that notes how a service ended, whatever became of the runner.
-
-    ``+`` is for full rights, ``:`` for dollars that stay.
-    """
-    line = f'"$r {record_line_limits(order)} ${{s:--}}"'
-    write = f"printf '%s\\n' {line} >{shlex.quote(str(record))}"
-    return f"+:/bin/sh -c {quoted('; '.join((*_RECORD, write)))}"
-
-
-def quoted(text: str) -> str:
-    """Return one word of a command line in a property (systemd.syntax(7))."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def plain(word: str) -> str:
-    """Return a word of a service's command line, in which systemd would replace dollars."""
-    return word.replace("$", "$$")
+def is_plain(path: Path) -> bool:
+    """Whether a path means itself in every command line of a unit."""
+    return _PLAIN.fullmatch(str(path)) is not None

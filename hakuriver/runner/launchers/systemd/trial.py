@@ -59,18 +59,14 @@ class Trial:
     private_pid: Obstacle | None
 
 
-def attempt(manager: Manager, *, tasks_max: int, paths: Sequence[str]) -> Trial | Obstacle:
+def attempt(maker: Maker, *, paths: Sequence[str]) -> Trial | Obstacle:
     """Try units out; return an `Obstacle` if there can be none at all.
 
     `paths` are folders in which tasks must be able to write, and programs that they must be able
     to run. Takes a few units' time.
     """
-    maker = Maker(manager, "service", tasks_max)
-    with ThreadPoolExecutor(3) as threads:
-        base = threads.submit(_look_inside, maker, "limits", paths)
-        network = threads.submit(_look_inside, maker, "network", paths, private_network=True)
-        pids = threads.submit(_look_inside, maker, "pids", paths, private_pid=True)
-    facts = base.result()
+    manager = maker.manager
+    facts, network, pids = _looks(maker, paths)
     if isinstance(facts, str):
         return Obstacle(
             f"systemd starts no unit for {manager.account.name}: {facts}",
@@ -83,13 +79,37 @@ def attempt(manager: Manager, *, tasks_max: int, paths: Sequence[str]) -> Trial 
         denied=tuple(facts.denied),
         memory_limit=_unlimited(facts, "memory.max", str(_MEMORY), "memory"),
         cpu_quota=_unlimited(facts, "cpu.max", "100000 100000", "cpu"),
-        process_limit=_unlimited(facts, "pids.max", str(tasks_max), "pids"),
-        private_network=_isolated(manager, network.result(), "net", "private_network"),
-        private_pid=_isolated(manager, pids.result(), "pid", "private_pid"),
+        process_limit=_unlimited(facts, "pids.max", str(maker.tasks_max), "pids"),
+        private_network=_isolated(manager, network, "net", "private_network"),
+        private_pid=_isolated(manager, pids, "pid", "private_pid"),
     )
 
 
-def _look_inside(maker: Maker, name: str, paths: Sequence[str], **isolation: bool) -> Facts | str:
+_Look = Facts | str
+
+
+def _looks(maker: Maker, paths: Sequence[str]) -> tuple[_Look, _Look, _Look]:
+    """Return what a plain unit sees, one with a network, and one with process ids of its own.
+
+    One unit with everything says it all, where it can be had.
+    """
+    seen = _look_inside(maker, "all", paths, private_network=True, private_pid=True)
+    if isinstance(seen, Facts) and _is_apart(seen, "net") and _is_apart(seen, "pid"):
+        return seen, seen, seen
+    with ThreadPoolExecutor(3) as threads:
+        base = threads.submit(_look_inside, maker, "limits", paths)
+        network = threads.submit(_look_inside, maker, "network", paths, private_network=True)
+        pids = threads.submit(_look_inside, maker, "pids", paths, private_pid=True)
+    return base.result(), network.result(), pids.result()
+
+
+def _is_apart(seen: Facts, kind: str) -> bool:
+    """Whether what was seen was seen in a namespace of its own."""
+    outside = os.readlink(f"/proc/self/ns/{kind}")  # noqa: PTH115
+    return getattr(seen, kind) != outside and (kind == "net" or seen.own_proc)
+
+
+def _look_inside(maker: Maker, name: str, paths: Sequence[str], **isolation: bool) -> _Look:
     """Return what a unit sees, or why there is none."""
     order = StartOrder(
         private_network=isolation.get("private_network", False),
@@ -109,7 +129,12 @@ def _look_inside(maker: Maker, name: str, paths: Sequence[str], **isolation: boo
     program = (maker.python, "-I", "-S", examine.__file__, *paths)
     unit = f"hakuriver-trial-{os.getpid()}-{name}.service"
     outcome = call_blocking(
-        *maker.unit(order, unit, Path(os.devnull), program, "--wait", "--pipe", "--collect")
+        *maker.service(
+            order,
+            Path(os.devnull),
+            program,
+            *("--wait", "--pipe", "--collect", f"--unit={unit}"),
+        )
     )
     try:
         return msgspec.json.decode(outcome.stdout, type=Facts)
@@ -128,12 +153,11 @@ def _unlimited(facts: Facts, file: str, expected: str, controller: str) -> Obsta
     )
 
 
-def _isolated(manager: Manager, seen: Facts | str, kind: str, what: str) -> Obstacle | None:
+def _isolated(manager: Manager, seen: _Look, kind: str, what: str) -> Obstacle | None:
     """Return why a namespace cannot be had, None if the unit was in one of its own."""
     words = what.replace("_", " ")
     if not isinstance(seen, str):
-        outside = os.readlink(f"/proc/self/ns/{kind}")  # noqa: PTH115
-        if getattr(seen, kind) != outside and (kind == "net" or seen.own_proc):
+        if _is_apart(seen, kind):
             return None
         seen = "the kernel gives units no namespace of their own"
     mend = "none known"
