@@ -18,6 +18,7 @@ _COMMANDS = {
     "init": ("init", "main", "write the configuration file, with fresh secrets"),
     "host": ("host", "main", "run the host"),
     "runner": ("runner", "main", "run this machine's runner"),
+    "doctor": ("doctor", "main", "show what this machine can enforce for tasks, and why not"),
     "token": ("token", "main", "print the line that makes another machine a node"),
     "client": ("client", "main", "submit, watch and end tasks; show nodes"),
 }

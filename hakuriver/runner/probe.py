@@ -52,7 +52,7 @@ def probe(
         numa_topology=topology,
         capabilities=msgspec.structs.replace(
             able,
-            numa_binding=_numa_fault(numactl) if topology else "the kernel tells no NUMA topology",
+            numa_binding=numa_fault(numactl) if topology else "the kernel tells no NUMA topology",
         ),
     )
 
@@ -87,7 +87,7 @@ def _memory(wanted: str) -> int:
     return size
 
 
-def _numa_fault(numactl: str | None) -> str | None:
+def numa_fault(numactl: str | None) -> str | None:
     """Return why memory cannot be bound here; tried on a thread that ends at once."""
     if numactl is not None and not can_set_memory_policy():
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from hakuriver._version import __version__
 from hakuriver.host import exchange
 from hakuriver.host.api.base import ApiHandler
@@ -54,8 +56,8 @@ class Liveness(ApiHandler):
         return ""
 
     async def get(self) -> None:
-        """Answer that the event loop runs."""
-        await self.reply({"status": "ok", "version": __version__})
+        """Answer that the event loop runs, and what time it is here (Unix time)."""
+        await self.reply({"status": "ok", "version": __version__, "time": time.time()})
 
 
 ROUTES = [
