@@ -8,10 +8,10 @@ back finds them by their names.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from hakuriver.errors import StartError
 from hakuriver.runner.lanes import Lanes
 from hakuriver.runner.launchers.base import Running, StartOrder, Watcher
+from hakuriver.runner.launchers.systemd.manager import call
 from hakuriver.runner.launchers.systemd.properties import task_of_unit, unit_name, units_pattern
 from hakuriver.runner.launchers.systemd.records import Told, exit_code, to_record
 from hakuriver.runner.launchers.systemd.sampler import Sampler
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from hakuriver.runner.exits import ExitRecord
     from hakuriver.runner.launchers.systemd.files import UnitFiles
     from hakuriver.runner.launchers.systemd.making import Maker
+    from hakuriver.runner.launchers.systemd.manager import Outcome
 
 _log = logging.getLogger(__name__)
 
-#: So many units are made at the same time: each is a process of systemd's tools.
-_MAKING = 8
+#: So many of systemd's tools are at work at the same time.
+_CALLS = 8
 _LIVING = ("active", "activating", "deactivating", "reloading", "refreshing")
 #: Seconds that a record may take to appear when the task's control group is gone.
 _PATIENCE = 2.0
@@ -58,7 +60,7 @@ class UnitLauncher:
         self._watcher: Watcher | None = None
         #: Every task given to systemd and not over; None until it is known to run.
         self._tasks: dict[int, Running | None] = {}
-        self._making = asyncio.Semaphore(_MAKING)
+        self._threads = ThreadPoolExecutor(_CALLS, "systemd")
         self._watches = Watches()
         #: Set by the kernel when something happens among the records.
         self._news = asyncio.Event()
@@ -120,27 +122,29 @@ class UnitLauncher:
         )
         try:
             await asyncio.to_thread(self._files.give, order.id, self._inner_order(order))
-            async with self._making:
-                await self._make(order.id, words)
+            await self._make(order.id, words)
         except BaseException:
             self._tasks.pop(order.id, None)
             raise
+        running = await self._running(order.id)
         if order.id in self._tasks:  # it may be over by now
-            running = await self._running(order.id)
             self._tasks[order.id] = running
             if self._watcher is not None:
                 self._watcher.started(running)
 
     async def kill(self, task_id: int, *, grace: float) -> None:  # noqa: ARG002 - the unit has it
         """Have systemd end the task's unit; one that is gone is over already."""
-        noted = await asyncio.to_thread(self._files.note_kill, task_id)
-        if noted and task_id in self._tasks:
+        if task_id not in self._tasks:
+            if self._watcher is not None:
+                self._watcher.finished(task_id, None)
+            return
+        if await asyncio.to_thread(self._files.note_kill, task_id):
             unit = self.unit_of(task_id)
             words = ("stop", "--no-block", unit)
             if self._maker.kind == "scope":
                 # What oversees the scope notes the end; systemd would not wait for it.
                 words = ("kill", "--signal=SIGTERM", unit)
-            outcome = await self._manager.call(*self._manager.control, *words)
+            outcome = await self._call(*self._manager.control, *words)
             if outcome.code == 0:
                 return
         await self._look_at(task_id)
@@ -156,6 +160,7 @@ class UnitLauncher:
             await asyncio.wait(self._looking)
         await self._lanes.close()
         self._watches.remove(self._news)
+        self._threads.shutdown(wait=False)
 
     # Making units
 
@@ -180,12 +185,8 @@ class UnitLauncher:
         return msgspec.json.encode({name: fields[name] for name in names} | isolation)
 
     async def _make(self, task_id: int, words: list[str]) -> None:
-        try:
-            outcome = await self._manager.call(*words)
-            complaint = None if outcome.code == 0 else outcome.words
-        except StartError as error:
-            complaint = str(error)
-        if complaint is None:
+        outcome = await self._call(*words)
+        if outcome.code == 0:
             return
         # It may have come to systemd all the same; from here on it cannot start any more.
         await asyncio.to_thread(self._files.withdraw, task_id)
@@ -193,7 +194,7 @@ class UnitLauncher:
         if state.get("ActiveState") in _LIVING:
             return
         await self._reset(task_id)
-        raise StartError(f"systemd did not start the task: {complaint}")
+        raise StartError(f"systemd did not start the task: {outcome.words}")
 
     async def _running(self, task_id: int) -> Running:
         started_at = await asyncio.to_thread(self._files.started_at, task_id)
@@ -225,7 +226,9 @@ class UnitLauncher:
         self, task_id: int, record: ExitRecord | None = None, *, failed: bool = False
     ) -> None:
         """Tell that a task is over; the watcher finds its record, unless there is but this one."""
-        self._tasks.pop(task_id, None)
+        if task_id not in self._tasks:
+            return  # it was told while this was found out
+        del self._tasks[task_id]
         self._missing.discard(task_id)
         if self._watcher is not None:
             self._watcher.finished(task_id, record)
@@ -288,15 +291,13 @@ class UnitLauncher:
     async def _show(self, task_id: int) -> dict[str, str]:
         names = "ActiveState,Result,ExecMainCode,ExecMainStatus"
         unit = self.unit_of(task_id)
-        outcome = await self._manager.call(
-            *self._manager.query, "show", f"--property={names}", unit
-        )
+        outcome = await self._call(*self._manager.query, "show", f"--property={names}", unit)
         return dict(line.split("=", 1) for line in outcome.stdout.splitlines() if "=" in line)
 
     async def _units(self) -> tuple[set[int], set[int]]:
         """Return the tasks whose units live, and those whose units have failed and stay."""
         kind = self._maker.kind
-        outcome = await self._manager.call(
+        outcome = await self._call(
             *(*self._manager.query, "list-units", "--all", "--full", "--plain", "--no-legend"),
             units_pattern(kind),
         )
@@ -313,8 +314,10 @@ class UnitLauncher:
     async def _reset(self, *task_ids: int) -> None:
         """Let systemd forget units that failed; those that ended well are forgotten already."""
         units = [self.unit_of(task_id) for task_id in task_ids]
-        with contextlib.suppress(StartError):
-            await self._manager.call(*self._manager.control, "reset-failed", *units)
+        await self._call(*self._manager.control, "reset-failed", *units)
+
+    async def _call(self, *words: str) -> Outcome:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *words)
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work, name="units")

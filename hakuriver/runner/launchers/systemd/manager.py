@@ -7,19 +7,17 @@ as ``runner.run_as_user``, those of the others as the runner's own user.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 import re
 import shutil
 import subprocess
-from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.errors import ConfigError, StartError
+from hakuriver.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,37 +92,12 @@ class Manager:
         """The words that ask about units, for which nobody needs rights."""
         return ("systemctl", "--user") if self.mode is Mode.USER else ("systemctl",)
 
-    async def call(self, *words: str) -> Outcome:
-        """Run a program of systemd's and return how it ended.
 
-        Raises:
-            StartError: it cannot be run, or does not come to an end.
-        """
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=_environment(), cwd="/"
-            )
-        except OSError as error:
-            raise StartError(f"{words[0]}: {error.strerror}") from None
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                out, err = await process.communicate()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise StartError(f"{words[0]} did not end within {_PATIENCE:.0f} s") from None
-        assert process.returncode is not None  # noqa: S101 - told to the type checker
-        return Outcome(
-            process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
-        )
+def call(*words: str) -> Outcome:
+    """Run a program of systemd's and return how it ended. Blocks.
 
-    def call_blocking(self, *words: str) -> Outcome:
-        """Do the same where no event loop runs yet."""
-        return call_blocking(*words)
-
-
-def call_blocking(*words: str) -> Outcome:
-    """Run a program and return how it ended; one that cannot be run counts as failed."""
+    One that cannot be run, or does not end in time, counts as failed.
+    """
     try:
         done = subprocess.run(
             words,
@@ -171,7 +144,7 @@ def systemd_version() -> int:
     """Return the version of systemd that has booted this machine, 0 if another init did."""
     if not _BOOTED.is_dir() or shutil.which("systemd-run") is None:
         return 0
-    found = re.match(r"systemd (\d+)", call_blocking("systemctl", "--version").stdout)
+    found = re.match(r"systemd (\d+)", call("systemctl", "--version").stdout)
     return int(found[1]) if found else 0
 
 
@@ -238,7 +211,7 @@ def task_account(run_as_user: str) -> Account:
 
 def _sudo_obstacle(user: str) -> Obstacle | None:
     for program in ("systemd-run", "systemctl"):
-        tried = call_blocking("sudo", "-n", program, "--version")
+        tried = call("sudo", "-n", program, "--version")
         if tried.code != 0:
             return Obstacle(
                 f"sudo does not let {user} run {program} without a password ({tried.words})",
@@ -253,7 +226,7 @@ def _user_obstacle(account: Account) -> Obstacle | None:
             f"the units of {account.name} would end when {account.name} logs out",
             f"sudo loginctl enable-linger {account.name}",
         )
-    tried = call_blocking("systemctl", "--user", "is-system-running")
+    tried = call("systemctl", "--user", "is-system-running")
     if tried.stdout.strip() not in ("running", "degraded", "starting"):
         return Obstacle(
             f"the manager of {account.name}'s own units does not answer ({tried.words})",

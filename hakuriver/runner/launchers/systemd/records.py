@@ -8,7 +8,6 @@ for what is not known.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 from typing import Annotated
@@ -87,11 +86,16 @@ def exit_code(code: str, status: str) -> int | None:
     """Return an exit code of ours: -N for signal N, None where there is none."""
     if code == "exited":
         return _number(status)
-    if code in ("killed", "dumped"):
-        with contextlib.suppress(ValueError):
-            number = _number(status)
-            return -(signal.Signals[f"SIG{status}"] if number is None else number)
-    return None
+    number = _signal(status) if code in ("killed", "dumped") else None
+    return None if number is None else -number
+
+
+def _signal(name: str) -> int | None:
+    """Return the number of a signal as systemd writes it: ``KILL``, ``9`` or ``RTMIN+3``."""
+    base, _, offset = name.partition("+")
+    if f"SIG{base}" in signal.Signals.__members__:
+        return signal.Signals[f"SIG{base}"] + (_number(offset) or 0)
+    return _number(name)
 
 
 def to_record(

@@ -18,7 +18,7 @@ import msgspec
 from hakuriver.runner.launchers.base import StartOrder
 from hakuriver.runner.launchers.systemd import examine
 from hakuriver.runner.launchers.systemd.making import OWN_PIDS_SINCE, Maker
-from hakuriver.runner.launchers.systemd.manager import Mode, Obstacle, call_blocking, sudo_rule
+from hakuriver.runner.launchers.systemd.manager import Mode, Obstacle, call, sudo_rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +128,7 @@ def _look_inside(maker: Maker, name: str, paths: Sequence[str], **isolation: boo
     )
     program = (maker.python, "-I", "-S", examine.__file__, *paths)
     unit = f"hakuriver-trial-{os.getpid()}-{name}.service"
-    outcome = call_blocking(
+    outcome = call(
         *maker.service(
             order,
             Path(os.devnull),

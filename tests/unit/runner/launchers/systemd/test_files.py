@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hakuriver.runner.launchers.systemd.files import UnitFiles
+from hakuriver.runner.launchers.systemd.manager import Account
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_RECORD = "success exited 0 1000000 4096 - - running\n"
+
+
+def account() -> Account:
+    own = pwd.getpwuid(os.getuid())
+    return Account(own.pw_name, own.pw_uid, own.pw_gid, own.pw_dir)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> UnitFiles:
+    made = UnitFiles(tmp_path / "units", account())
+    made.make()
+    return made
+
+
+def test_an_order_is_private_until_it_is_read(files: UnitFiles) -> None:
+    files.give(7, b'{"argv": []}')
+    status = files.order(7).stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert files.given() == {7}
+    assert files.started_at(7) is None
+    os.truncate(files.order(7), 0)
+    assert files.started_at(7) == files.order(7).stat().st_mtime
+
+
+def test_an_order_can_be_taken_back_until_it_is_read(files: UnitFiles) -> None:
+    assert not files.withdraw(7)
+    files.give(7, b'{"argv": []}')
+    assert files.withdraw(7)
+    assert files.given() == set()
+    files.give(8, b'{"argv": []}')
+    os.truncate(files.order(8), 0)
+    assert not files.withdraw(8)
+    files.order(8).write_text('{"code": 127, "fault": "no"}')
+    assert not files.withdraw(8)
+
+
+def test_a_record_tells_with_the_word_that_was_left(files: UnitFiles) -> None:
+    assert files.read(7) is None
+    files.give(7, b"{}")
+    files.order(7).write_text('{"code": 127, "fault": "program not found: x", "exit_code": 127}')
+    files.record(7).write_text("")
+    assert files.read(7) is None
+    files.record(7).write_text(_RECORD.replace("success exited 0", "exit-code exited 127"))
+    record = files.read(7)
+    assert record is not None
+    assert (record.exit_code, record.reason) == (127, "program not found: x")
+    assert record.completed_at == files.record(7).stat().st_mtime
+    assert files.load() == {7: record}
+
+
+@pytest.mark.parametrize("trick", ["link", "pipe", "garbage", "numbers", "folder"])
+def test_a_word_that_is_none_is_not_read(files: UnitFiles, tmp_path: Path, trick: str) -> None:
+    other = tmp_path / "other"
+    other.write_text('{"code": 0, "fault": "a lie"}')
+    path = files.order(7)
+    match trick:
+        case "link":
+            path.symlink_to(other)
+        case "pipe":
+            os.mkfifo(path)
+        case "garbage":
+            path.write_bytes(b"\xff{" * 100_000)
+        case "numbers":
+            path.write_text('{"code": 0, "signal": 99999999999}')
+        case _:
+            path.mkdir()
+    files.record(7).write_text(_RECORD)
+    record = files.read(7)
+    assert record is not None
+    assert (record.exit_code, record.reason) == (0, None)
+
+
+def test_a_kill_is_noted_before_the_end_alone(files: UnitFiles) -> None:
+    assert files.note_kill(7)
+    files.record(7).write_text(_RECORD)
+    record = files.read(7)
+    assert record is not None
+    assert record.cause == "killed"
+    files.record(8).write_text(_RECORD)
+    assert not files.note_kill(8)
+    ended = files.read(8)
+    assert ended is not None
+    assert ended.cause is None
+
+
+def test_what_ended_is_dropped_after_a_second_look(files: UnitFiles) -> None:
+    for task_id in (7, 8):
+        files.give(task_id, b"{}")
+        files.record(task_id).write_text(_RECORD)
+    files.note_kill(9)
+    assert files.old_ids() == {7, 8}
+    files.record(9).write_text(_RECORD)
+    files.turn_over()
+    assert files.load().keys() == {9}
+    assert files.given() == set()
+    files.turn_over()
+    assert files.load().keys() == {9}
+
+
+def test_the_script_notes_what_systemd_tells_it(files: UnitFiles, tmp_path: Path) -> None:
+    assert stat.S_IMODE(files.script.stat().st_mode) == 0o600
+    state = tmp_path / "systemctl"
+    state.write_text("#!/bin/sh\necho running\n")
+    state.chmod(0o700)
+    subprocess.run(
+        ["/bin/sh", str(files.script), str(files.record(7)), "2.5", "4096"],
+        env={
+            "PATH": f"{tmp_path}:{os.defpath}",
+            "SERVICE_RESULT": "oom-kill",
+            "EXIT_CODE": "killed",
+            "EXIT_STATUS": "KILL",
+        },
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    record = files.read(7)
+    assert record is not None
+    assert (record.exit_code, record.cause, record.limit) == (-9, "memory", 4096)
