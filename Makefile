@@ -1,5 +1,7 @@
 # make demo    runs the quickstart notebook on an embedded cluster of two nodes
 # make test    installs what the tests need and passes them all
+# make lab     boots two virtual machines with systemd and tests on them (as root, on Debian)
+# make lab-up  boots them and waits, to try things in them
 # make bench   measures speed and memory on a cluster of its own (BENCH_OPTIONS="--only one")
 # make lint    formats, lints and checks types and imports, changing nothing
 # make clean   removes what the others made
@@ -10,10 +12,13 @@ BIN    := $(VENV)/bin
 DEMO   := build/demo
 BEGIN  := $(shell date +%s)
 
+# What the lab builds and boots its machines with.
+LAB_TOOLS := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils openssh-client
+
 # Each suite has so many seconds; then it is interrupted, so that it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test lab lab-up lab-tools bench lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
@@ -22,6 +27,12 @@ test: $(VENV)/.test
 	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
 	$(call suite,900) tests/integration $(PYTEST_OPTIONS)
 	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
+
+lab: $(VENV)/.test lab-tools
+	$(call suite,1200) tests/lab $(PYTEST_OPTIONS)
+
+lab-up: $(VENV)/.test lab-tools
+	$(BIN)/python -m tests.lab up
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks $(BENCH_OPTIONS)
@@ -46,6 +57,11 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# Where they cannot be installed, the lab says what is missing.
+lab-tools:
+	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || dpkg -s $(LAB_TOOLS) >/dev/null 2>&1 || \
+	  { apt-get -qq update && apt-get -qq install -y --no-install-recommends $(LAB_TOOLS); }
 
 # Each mark says that the extra of its name is installed as pyproject.toml has it now.
 $(VENV)/.%: $(BIN)/python pyproject.toml
