@@ -232,7 +232,10 @@ class ErrorView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a task ended; times in seconds since the Unix epoch, None where it never came so far."""
+    """How a task ended, and what it used.
+
+    Times are in seconds since the Unix epoch, None where it never came so far.
+    """
 
     task_id: str
     target: str
@@ -241,6 +244,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     started_at: float | None
     completed_at: float | None
+    usage: Usage | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -260,6 +264,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
             reason=view.reason,
             started_at=from_iso(view.started_at),
             completed_at=from_iso(view.completed_at),
+            usage=view.usage,
         )
 
 

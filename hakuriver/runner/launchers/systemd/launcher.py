@@ -123,8 +123,10 @@ class UnitLauncher:
         try:
             await asyncio.to_thread(self._files.give, order.id, self._inner_order(order))
             await self._make(order.id, words)
-        except BaseException:
+        except BaseException as error:
             self._tasks.pop(order.id, None)
+            if isinstance(error, OSError):  # half an order, on a full disk say
+                await asyncio.to_thread(self._files.withdraw, order.id)
             raise
         running = await self._running(order.id)
         if order.id in self._tasks:  # it may be over by now
