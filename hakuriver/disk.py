@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
+import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -34,9 +39,21 @@ def make_private(folder: Path) -> None:
             raise
 
 
+@contextmanager
+def opened_folder(folder: Path) -> Iterator[int]:
+    """Give a descriptor of `folder` itself, which is never found through a link at its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def let_pass(folder: Path) -> None:
-    """Let others pass through `folder`, but not look into it."""
-    folder.chmod(0o711)
+    """Let others pass through `folder`; what else they may do there stays as it is."""
+    with opened_folder(folder) as descriptor:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        os.fchmod(descriptor, mode | 0o011)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -48,6 +65,21 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def remove_at(name: str, folder: int) -> None:
+    """Remove a file, a link, or a folder with all that is in it, in the folder of a descriptor.
+
+    Raises:
+        OSError: something cannot be removed, or lies so deep that this gives up.
+    """
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        try:
+            shutil.rmtree(name, dir_fd=folder)
+        except RecursionError:
+            raise OSError(errno.ELOOP, "folders nested too deep", name) from None
 
 
 def lock_alone(path: Path) -> int:

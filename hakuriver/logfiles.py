@@ -6,13 +6,14 @@ disk: call them in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hakuriver.disk import make_private
+from hakuriver.disk import make_private, opened_folder, remove_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +25,13 @@ _BLOCK = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class TaskFiles:
-    """The tree that holds scripts and logs, in the shared directory or under a state directory."""
+    """The tree that holds scripts and logs, in the shared directory or under a state directory.
+
+    `owner` is the uid that all logs have, None if nobody can tell.
+    """
 
     root: Path
+    owner: int | None = None
 
     def log(self, task_id: int, stream: Stream) -> Path:
         """Return where the task's output of one stream goes."""
@@ -38,30 +43,51 @@ class TaskFiles:
         """Return where the task's script lies."""
         return self.root / "scripts" / str(task_id)
 
+    def remove(self, task_id: int) -> None:
+        """Remove a task's logs and its script, whatever a task has made of them."""
+        for path in (
+            self.log(task_id, "stdout"),
+            self.log(task_id, "stderr"),
+            self.script(task_id),
+        ):
+            with contextlib.suppress(FileNotFoundError), opened_folder(path.parent) as folder:
+                remove_at(path.name, folder)
+
     def make(self) -> None:
         """Make the folders, for their owner alone; those that exist keep their mode."""
         for folder in ("scripts", "task_outputs", "task_errors"):
             make_private(self.root / folder)
 
 
-def open_log(path: Path) -> int | None:
+def open_log(path: Path, *, owner: int | None = None) -> int | None:
     """Return a descriptor to read `path`, None if there is no such file.
 
+    Neither the file nor its folder is found through a link: both may be a task's. `owner` is the
+    uid that the file must have, so that no other's can be put in its place.
+
     Raises:
-        PermissionError: the file is a link or something else than a regular file.
+        PermissionError: the file is a link, another's, or something else than a regular file.
         OSError: it cannot be read.
     """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with opened_folder(path.parent) as folder:
+            descriptor = os.open(path.name, flags, dir_fd=folder)
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise PermissionError(errno.EPERM, "a log is never read through a link") from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    fault = None
+    if not stat.S_ISREG(status.st_mode):
+        fault = "a log is a regular file"
+    elif owner is not None and status.st_uid != owner:
+        fault = "a log is its task's own file"
+    if fault is not None:
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "a log is a regular file")
+        raise PermissionError(errno.EPERM, fault)
     return descriptor
 
 

@@ -39,6 +39,13 @@ OOMPolicy=continue
 """
 
 
+_RUNNER_LIMITS = """\
+# The kernel counts an account's processes over all its tasks: where one task has taken what there
+# is, the runner must still be able to end it.
+LimitNPROC=infinity
+"""
+
+
 def unit(service: Service) -> str:
     """Return the unit's whole text.
 
@@ -144,7 +151,8 @@ def _life(service: Service) -> str:
         return f"{_LIFE}UMask=0077\n"
     # Tasks that are the runner's own offspring keep the mask that systemd gives everybody.
     mask = "UMask=0077\n" if sandbox.apart(service.config.runner.launcher) else ""
-    return f"{_LIFE}{mask}{_RUNNER_LIFE}"
+    limits = _RUNNER_LIMITS if service.system else ""
+    return f"{_LIFE}{mask}{limits}{_RUNNER_LIFE}"
 
 
 def _fence(service: Service, folders: Folders) -> str:

@@ -60,7 +60,7 @@ class AgentSettings:
     """Everything an `Agent` is made from; `url` is the host's, `grace` in seconds.
 
     `numactl` is the program that binds tasks to NUMA nodes, None if the launcher itself does;
-    `sysfs` is where the machine's use is read. `pins` and `owner` are those of `Starter`.
+    `sysfs` is where the machine's use is read. `pins` and `writes_scripts` are those of `Starter`.
     """
 
     name: str
@@ -72,7 +72,7 @@ class AgentSettings:
     numactl: str | None = None
     sysfs: Path = SYSFS
     pins: bool = True
-    owner: tuple[int, int] | None = None
+    writes_scripts: bool = True
 
 
 class Agent:
@@ -110,7 +110,7 @@ class Agent:
             numactl=settings.numactl,
             grace=settings.grace,
             pins=settings.pins,
-            owner=settings.owner,
+            writes_scripts=settings.writes_scripts,
         )
         self._tasks = Supervision(
             journal=journal,

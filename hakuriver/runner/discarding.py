@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hakuriver.disk import opened_folder, remove_at
 from hakuriver.model.messages import Discarded
 from hakuriver.runner.lanes import Lanes
 
@@ -63,21 +64,12 @@ class Discarding:
     def _remove(self, task_id: int) -> bool:
         """Remove what there is of one task; return whether nothing is left."""
         try:
-            for stream in ("stdout", "stderr"):
-                self._files.log(task_id, stream).unlink(missing_ok=True)
-            self._files.script(task_id).unlink(missing_ok=True)
-            _remove_folder(self._work_root / str(task_id))
+            self._files.remove(task_id)
+            with contextlib.suppress(FileNotFoundError), opened_folder(self._work_root) as folder:
+                remove_at(str(task_id), folder)
         except OSError as error:
             _log.warning(
                 "cannot remove what task %d left: %s: %s", task_id, error.filename, error.strerror
             )
             return False
         return True
-
-
-def _remove_folder(path: Path) -> None:
-    """Remove a folder and what is in it; a link is removed itself, never followed."""
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)

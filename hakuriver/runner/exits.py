@@ -46,6 +46,8 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     reason: str | None = None
+    #: Whether the supervisor has nothing in mind of the task any more.
+    clean: bool = True
 
 
 def decide(record: ExitRecord) -> Exit:
@@ -122,19 +124,19 @@ class Exits(Protocol):
         """Return the record of one task, None if there is none."""
         ...
 
-    def old_ids(self) -> set[int]:
-        """Return the tasks whose records the next `turn_over` drops."""
+    def droppable(self) -> set[int]:
+        """Return tasks of which `drop` could remove what is left here."""
         ...
 
-    def turn_over(self) -> None:
-        """Drop the older records."""
+    def drop(self, task_ids: set[int]) -> None:
+        """Remove what is left of these tasks, whose ends are known elsewhere by now."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitFile:
     """The file to which a keeper's minders append a line for each task that is over.
 
-    There are two generations: `turn_over` drops the older one and makes the present one that.
+    There are two generations: when the older one is dropped, the present one becomes that.
     Supervisors open the file for each line, so that it may be renamed at any time.
     """
 
@@ -154,14 +156,15 @@ class ExitFile:
         """Return the record of one task, None if there is none."""
         return self.load().get(task_id)
 
-    def old_ids(self) -> set[int]:
-        """Return the tasks whose records the next `turn_over` drops."""
+    def droppable(self) -> set[int]:
+        """Return the tasks of the older generation."""
         return set(_read(self.old))
 
-    def turn_over(self) -> None:
-        """Drop the older generation, and begin a new one with the next record."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.replace(self.old)
+    def drop(self, task_ids: set[int]) -> None:
+        """Drop the older generation if it is all of these, and begin a new one."""
+        if self.droppable() <= task_ids:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.replace(self.old)
 
 
 def _read(path: Path) -> dict[int, ExitRecord]:

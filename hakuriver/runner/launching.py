@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import ConfigError, StartError
 from hakuriver.model.nodes import Capabilities
 from hakuriver.runner.launchers.memory import can_measure
-from hakuriver.runner.launchers.process import ProcessLauncher
-from hakuriver.runner.launchers.systemd.files import UnitFiles
+from hakuriver.runner.launchers.process import ProcessLauncher, keeper_lives
+from hakuriver.runner.launchers.systemd.files import UnitFiles, Way, running_way
 from hakuriver.runner.launchers.systemd.launcher import UnitLauncher
 from hakuriver.runner.launchers.systemd.making import Maker
 from hakuriver.runner.launchers.systemd.manager import Manager, Obstacle, find_manager
@@ -50,13 +49,6 @@ class Launching:
     pins: bool
     account: Account | None = None
 
-    @property
-    def owner(self) -> tuple[int, int] | None:
-        """The uid and gid of the tasks, None for the runner's own."""
-        if self.account is None or self.account.uid == os.geteuid():
-            return None
-        return self.account.uid, self.account.gid
-
 
 def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launching:
     """Return the launcher that the configuration asks for, tried out. Blocks.
@@ -75,8 +67,13 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
             | {"memory_limit": fault}
         )
         state.make()
+        _check_none_runs(state, "process")
         return Launching("process", ProcessLauncher(state.keeper), able, pins=True)
-    manager = find_manager(config.runner.run_as_user)
+    kind: Kind = "scope" if wanted == "scope" else "service"
+    before = _check_none_runs(state, kind)
+    manager = find_manager(
+        config.runner.run_as_user, prefer=None if before is None else before.mode
+    )
     if not isinstance(manager, Manager):
         raise _refusal(wanted, manager)
     if not is_plain(state.units):
@@ -87,8 +84,12 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
     prepare(state, files, manager.account, state_dir=config.state_dir)
     unit_files = UnitFiles(state.units, manager.account)
     unit_files.make()
-    kind: Kind = "scope" if wanted == "scope" else "service"
     maker = Maker(manager, kind, config.runner.tasks_max, unit_files.script)
+    if before is not None and before.mode != manager.mode:
+        raise ConfigError(
+            f"tasks still run that were started otherwise ({before.mode}), and that way is closed "
+            f"now: open it again, or let them end (systemctl list-units 'hakuriver-task-*')"
+        )
     trial = attempt(maker, paths=_paths(config, state, files))
     if isinstance(trial, Obstacle):
         # It may pass, as at boot: whoever started this runner may try again.
@@ -106,6 +107,21 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
         pins=False,
         account=manager.account,
     )
+
+
+def _check_none_runs(state: StateFolder, launcher: str) -> Way | None:
+    """Refuse another launcher than that of tasks which run; return the way these were started.
+
+    Its tasks would be taken for lost, run on, and obey nobody.
+    """
+    before = running_way(state.units)
+    running = "process" if keeper_lives(state.keeper) else before and before.kind
+    if running not in (None, launcher):
+        raise ConfigError(
+            f"runner.launcher: tasks still run that launcher = {running!r} has started; let them "
+            f"end with that one before you choose {launcher!r}"
+        )
+    return before
 
 
 def capabilities_of(trial: Trial, kind: Kind) -> Capabilities:

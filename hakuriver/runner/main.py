@@ -7,11 +7,13 @@ import contextlib
 import logging
 import os
 import pwd
+import resource
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +82,7 @@ async def serve(
         ConfigError: a setting cannot be used; the message names it.
         StartError: another runner works in the same folder, or the host refuses this one.
     """
+    _lift_own_limits()
     state = state_folder(config)
     around = await asyncio.to_thread(_surroundings, config, default_workdir)
     files = TaskFiles(around.shared_dir or state.root)
@@ -87,6 +90,8 @@ async def serve(
     lock = await asyncio.to_thread(state.lock)
     try:
         launching = await asyncio.to_thread(find_launcher, config, state, files)
+        if launching.account is not None:
+            files = replace(files, owner=launching.account.uid)
         settings = await asyncio.to_thread(_settings, config, around, launching, sysfs)
         with _stop_signals() as stop:
             agent = await Agent.open(
@@ -99,6 +104,14 @@ async def serve(
                 await agent.close()
     finally:
         os.close(lock)
+
+
+def _lift_own_limits() -> None:
+    """Let this process have what its user may: tasks of the same user count against it."""
+    for which in (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
+        _, hard = resource.getrlimit(which)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(which, (hard, hard))
 
 
 async def end_tasks(config: Config) -> None:
@@ -158,7 +171,7 @@ def _settings(
         numactl=numactl,
         sysfs=sysfs,
         pins=launching.pins,
-        owner=launching.owner,
+        writes_scripts=launching.account is None,
     )
 
 

@@ -1,8 +1,8 @@
 """The folders in which tasks of another user work: who owns them, and who may pass through.
 
 A runner that is root shares its folders with the unprivileged user of its tasks: that user writes
-logs and works in folders of its own, reads scripts that the runner wrote, and passes through the
-rest without a look. Blocks on the disk.
+logs and scripts and works in folders of its own, and passes through the rest without a look. So
+nothing in these folders can be trusted: root never follows a link there. Blocks on the disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from hakuriver.disk import let_pass, make_private
+from hakuriver.disk import let_pass, make_private, opened_folder
 from hakuriver.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,14 +33,10 @@ def prepare(state: StateFolder, files: TaskFiles, account: Account, *, state_dir
             for folder in (state_dir, *_between(state_dir, state.root), state.root):
                 let_pass(folder)
             _hand_over(state.work, account)
-        for folder in (files.root / "task_outputs", files.root / "task_errors"):
+        for folder in _of_tasks(files):
             if not folder.is_dir():
                 make_private(folder)
                 _hand_over(folder, account)
-        scripts = files.root / "scripts"
-        if not scripts.is_dir():
-            make_private(scripts)
-            let_pass(scripts)
     except OSError as error:
         raise ConfigError(
             f"{error.filename}: cannot be made ready for the tasks of {account.name}: "
@@ -50,8 +46,11 @@ def prepare(state: StateFolder, files: TaskFiles, account: Account, *, state_dir
 
 def used_by_tasks(state: StateFolder, files: TaskFiles) -> list[str]:
     """Return the folders in which the user of the tasks must be able to write."""
-    folders = (state.work, files.root / "task_outputs", files.root / "task_errors")
-    return [str(folder) for folder in folders]
+    return [str(folder) for folder in (state.work, *_of_tasks(files))]
+
+
+def _of_tasks(files: TaskFiles) -> list[Path]:
+    return [files.root / name for name in ("scripts", "task_outputs", "task_errors")]
 
 
 def _between(above: Path, below: Path) -> list[Path]:
@@ -60,4 +59,5 @@ def _between(above: Path, below: Path) -> list[Path]:
 
 def _hand_over(folder: Path, account: Account) -> None:
     if account.uid != os.geteuid():
-        os.chown(folder, account.uid, account.gid)
+        with opened_folder(folder) as descriptor:
+            os.fchown(descriptor, account.uid, account.gid)

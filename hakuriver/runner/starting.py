@@ -42,7 +42,8 @@ class Starter:
         grace: seconds that a task gets to end.
         pins: whether a task is bound to the very CPUs that the host gave it; else it may use all
             of the node's, or of its NUMA node's, up to its quota.
-        owner: who is to have the scripts, as uid and gid; None for the runner itself.
+        writes_scripts: whether scripts are written here; else the launcher has that done with
+            the task's own rights.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Starter:
         numactl: str | None,
         grace: float,
         pins: bool,
-        owner: tuple[int, int] | None = None,
+        writes_scripts: bool,
     ) -> None:
         self.files = files
         self._around = around
@@ -62,7 +63,7 @@ class Starter:
         self._numactl = numactl
         self._grace = grace
         self._pins = pins
-        self._owner = owner
+        self._writes_scripts = writes_scripts
 
     async def order(self, task_id: int, spec: TaskSpec, placement: Placement) -> StartOrder:
         """Put down the task's script, if it has one, and return the order to start it.
@@ -74,13 +75,13 @@ class Starter:
         if reason is not None:
             raise StartError(f"this node cannot give {reason}")
         binding = self._binding(placement)
-        argv = (spec.command, *spec.arguments)
-        if spec.script is not None:
-            argv = await self._scripted(task_id, spec, spec.script)
+        path = self.files.script(task_id)
+        if spec.script is not None and self._writes_scripts:
+            await self._write_script(path, spec.script)
         workdir = working_directory(self._around, task_id, spec)
         return StartOrder(
             id=task_id,
-            argv=argv,
+            argv=command_line(spec, path, self._around.python),
             env=task_environment(self._around, task_id, spec, placement),
             cwd=str(workdir),
             make_cwd=workdir.parent == self._around.work_root,
@@ -92,17 +93,16 @@ class Starter:
             cores=spec.required_cores,
             private_network=spec.use_private_network,
             private_pid=spec.use_private_pid,
+            script=None if self._writes_scripts else spec.script,
+            script_path=str(path),
             **binding,
         )
 
-    async def _scripted(self, task_id: int, spec: TaskSpec, script: bytes) -> tuple[str, ...]:
-        """Write the task's script; return the command line that runs it."""
-        path = self.files.script(task_id)
+    async def _write_script(self, path: Path, script: bytes) -> None:
         try:
-            await asyncio.to_thread(_write_script, path, script, self._owner)
+            await asyncio.to_thread(_write_script, path, script)
         except OSError as error:
             raise StartError(f"cannot write {error.filename}: {error.strerror}") from None
-        return command_line(spec, path, self._around.python)
 
     def _binding(self, placement: Placement) -> _Binding:
         """Return which CPUs and memory the task is bound to, and by whom."""
@@ -126,12 +126,10 @@ class Starter:
         return () if set(cpus) >= os.sched_getaffinity(0) else cpus
 
 
-def _write_script(path: Path, script: bytes, owner: tuple[int, int] | None) -> None:
+def _write_script(path: Path, script: bytes) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o700)
     with open(descriptor, "wb") as file:  # noqa: PTH123 - pathlib sets no mode
-        if owner is not None:
-            os.fchown(descriptor, *owner)
         file.write(script)

@@ -104,6 +104,7 @@ class Supervision:
             self._end(task_id, judge(entry, record, boot_id=self._boot_id, now=time.time()))
         # What lost its supervisor would use CPUs that the host gives to others.
         await self._launcher.end_survivors(abandoned)
+        self._lanes.put(_TIDYING, self._tidy)
 
     async def close(self) -> None:
         """Handle no more messages; tasks go on."""
@@ -176,6 +177,7 @@ class Supervision:
     def finished(self, task_id: int, record: ExitRecord | None) -> None:
         """The task is over."""
         if record is not None:
+            self._note_start(task_id, record)
             self._end(task_id, decide(record))
         else:
             self._lanes.put(task_id, partial(self._read_end, task_id))
@@ -300,10 +302,10 @@ class Supervision:
     async def _tidy(self) -> None:
         """Drop exit records, as soon as the journal tells all that they tell."""
         entries = self._journal.entries
-        old = await asyncio.to_thread(self._exits.old_ids)
-        if all(entries[each].exit is not None for each in old if each in entries):
-            await self._journal.written()
-            await asyncio.to_thread(self._exits.turn_over)
+        old = await asyncio.to_thread(self._exits.droppable)
+        over = {each for each in old if each not in entries or entries[each].exit is not None}
+        await self._journal.written()
+        await asyncio.to_thread(self._exits.drop, over)
 
     async def _start_written(self, task_id: int) -> None:
         """Tell that a task runs, when this runner's death can no longer make it unknown."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hakuriver.logfiles import TaskFiles, open_log, tail_offset
@@ -80,7 +81,7 @@ class _Subscription:
 
     async def _open(self) -> int:
         """Open the log if it exists, find the first offset, return the size."""
-        self._descriptor = await _open_in_thread(self._path)
+        self._descriptor = await _open_in_thread(self._path, self._owner.files.owner)
         lines = self._request.tail
         if self._descriptor is None:
             if lines is not None:
@@ -108,7 +109,7 @@ class _Subscription:
     async def _send_chunk(self) -> bool:
         """Send the next bytes, or that the file shrank; False when there is nothing to say."""
         if self._descriptor is None:
-            self._descriptor = await _open_in_thread(self._path)
+            self._descriptor = await _open_in_thread(self._path, self._owner.files.owner)
             if self._descriptor is None:
                 return False
             self._watched = False
@@ -234,8 +235,8 @@ def _measure(descriptor: int, lines: int | None) -> tuple[int, int]:
     return size, 0 if lines is None else tail_offset(descriptor, lines, size)
 
 
-async def _open_in_thread(path: Path) -> int | None:
-    future = asyncio.get_running_loop().run_in_executor(None, open_log, path)
+async def _open_in_thread(path: Path, owner: int | None) -> int | None:
+    future = asyncio.get_running_loop().run_in_executor(None, partial(open_log, path, owner=owner))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ class Watches:
     @staticmethod
     def prepare() -> None:
         """Load the C library; finding it the first time blocks, so call this in a thread."""
-        INotify().close()
+        # Where the user has too many of them, each watch says so for itself.
+        with contextlib.suppress(OSError):
+            INotify().close()
 
     def add(self, path: Path, event: asyncio.Event, *, folder: bool = False) -> bool:
         """Set `event` whenever `path` changes; False if the kernel cannot watch it."""

@@ -19,8 +19,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     `cpus` are CPU numbers to pin to (empty: no pinning), `cores` how many CPUs it may use at once
     (0: all), `grace` the seconds that a task over its time limit, and what any task leaves
     behind, gets to end. `prefix` are words before the program, which is looked up without them.
-    `make_cwd`: the working directory is the task's own, made if it is missing. Limits are in
-    seconds and bytes.
+    `make_cwd`: the working directory is the task's own, made if it is missing. A `script` is to be
+    written to `script_path` first, with the task's own rights. Limits are in seconds and bytes.
     """
 
     id: int
@@ -39,6 +39,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     cores: int = 0
     private_network: bool = False
     private_pid: bool = False
+    script: bytes | None = None
+    script_path: str = ""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

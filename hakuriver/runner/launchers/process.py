@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING
@@ -67,6 +68,22 @@ async def connect(folder: Path) -> _Streams | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def keeper_lives(folder: Path) -> bool:
+    """Whether a keeper listens in `folder`: without a runner it stays only while tasks run."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        try:
+            descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            peer.connect(f"/proc/self/fd/{descriptor}/keeper.sock")
+        except (FileNotFoundError, ConnectionError):
+            return False
+        finally:
+            os.close(descriptor)
+    return True
 
 
 async def start_keeper(folder: Path, *, python: str) -> None:

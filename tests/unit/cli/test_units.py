@@ -49,7 +49,7 @@ IMPLY_NO_NEW_PRIVILEGES = {
 # What they have to say before the sandbox, whichever it is.
 LIFE = {"Restart", "RestartSec", "RestartPreventExitStatus", "TimeoutStopSec", "LimitNOFILE"}
 START = {"Type", "ExecStart", "SyslogIdentifier"}
-RUNNERS = {"KillMode", "OOMPolicy"}
+RUNNERS = {"KillMode", "OOMPolicy", "LimitNPROC"}
 
 
 def service(

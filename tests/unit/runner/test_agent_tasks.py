@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from hakuriver import logfiles
+from hakuriver.disk import remove_at
 from hakuriver.model.messages import (
     MAX_FRAME,
     Acknowledge,
@@ -155,8 +158,14 @@ async def test_a_numa_target_without_cores_is_pinned_without_numactl_too(tmp_pat
 
 @pytest.mark.asyncio
 async def test_what_is_discarded_is_gone_and_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def removing(name: str, folder: int) -> None:
+        if name == "8":
+            raise OSError(errno.EIO, "the disk is ill", name)
+        remove_at(name, folder)
+
+    monkeypatch.setattr(logfiles, "remove_at", removing)
     async with one_node(tmp_path) as (host, node):
         await node.linked()
         script = b"import pathlib\npathlib.Path('made').mkdir()"
@@ -172,7 +181,9 @@ async def test_what_is_discarded_is_gone_and_nothing_else(
         (outside / "kept").write_text("")
         link, stuck = node.state.work / "7", node.files.script(8)
         link.symlink_to(outside)
-        stuck.mkdir()
+        stuck.write_text("")
+        # Whatever a task has made of its log.
+        node.files.log(5, "stdout").mkdir()
         await began(host, 4)
         host.send(Discard(task_ids=(1, 2, 4, 5, 7, 8)))
         assert (await host.wait_for(Discarded)).task_ids == (1, 5, 7)

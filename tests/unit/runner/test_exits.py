@@ -71,15 +71,18 @@ def test_an_exit_without_a_code_has_words() -> None:
 def test_records_are_read_and_dropped_by_generations(tmp_path: Path) -> None:
     exits = ExitFile(tmp_path / "exits.ndjson")
     assert exits.load() == {}
-    exits.turn_over()
+    exits.drop(set())
     line = '{"event":"finished","id":7,"record":{"exit_code":3,"started_at":1.5,"completed_at":2}}'
     exits.path.write_text(f"\n{line}\n\n{line[:20]}\n{line.replace('7', '8')}\n\xff\n" + line[:-1])
     record = ExitRecord(exit_code=3, started_at=1.5, completed_at=2.0)
     assert exits.load() == {7: record, 8: record}
-    assert exits.old_ids() == set()
-    exits.turn_over()
-    assert exits.old_ids() == {7, 8}
+    assert exits.droppable() == set()
+    exits.drop(set())
+    assert exits.droppable() == {7, 8}
     exits.path.write_text(line.replace("7", "9"))
     assert (exits.read(7), exits.read(9), exits.read(10)) == (record, record, None)
-    exits.turn_over()
+    # As long as one of them must be kept, all are.
+    exits.drop({7})
+    assert exits.read(8) == record
+    exits.drop({7, 8, 9})
     assert exits.load() == {9: record}

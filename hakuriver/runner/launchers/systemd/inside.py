@@ -15,6 +15,8 @@ init stays in front, forwards signals and reaps. Needs the standard library alon
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import json
 import os
 import signal
@@ -45,13 +47,14 @@ def main(path: str) -> int:
         word = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:  # it is not to be started any more
         return EXIT_FAULT
-    content = _read(word)
-    if not content:  # it was started before
+    content = _taken(word)
+    if not content:
         return EXIT_FAULT
     order: dict[str, Any] = json.loads(content)
-    os.ftruncate(word, 0)
     try:
         _check_isolation(order)
+        if "script" in order:
+            _write_script(*order["script"])
         if order["private_pid"] is not None:
             return _init(order, word)
         become(order)
@@ -61,11 +64,31 @@ def main(path: str) -> int:
         return _tell(word, StartFault(f"cannot start: {error}"))
 
 
-def _read(word: int) -> bytes:
+def _taken(word: int) -> bytes:
+    """Read the order and empty its file; nothing if it was read before, or taken back."""
+    # A runner that comes back may be taking it back at this moment.
+    fcntl.flock(word, fcntl.LOCK_EX)
     content = b""
+    if os.fstat(word).st_nlink == 0:
+        return content
     while block := os.read(word, 1 << 20):
         content += block
+    os.ftruncate(word, 0)
+    fcntl.flock(word, fcntl.LOCK_UN)
     return content
+
+
+def _write_script(path: str, encoded: str) -> None:
+    """Write the task's script, with the rights of the task and never through a link."""
+    name = path.encode()
+    try:
+        if os.path.lexists(name):
+            os.unlink(name)  # noqa: PTH108
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(name, flags, 0o700), "wb") as file:  # noqa: PTH123
+            file.write(base64.b64decode(encoded))
+    except OSError as error:
+        raise StartFault(f"cannot write {path}: {error.strerror}") from None
 
 
 def _tell(word: int, fault: StartFault) -> int:

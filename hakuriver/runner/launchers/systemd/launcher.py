@@ -8,10 +8,10 @@ back finds them by their names.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,29 +19,29 @@ import msgspec
 from hakuriver.errors import StartError
 from hakuriver.runner.lanes import Lanes
 from hakuriver.runner.launchers.base import Running, StartOrder, Watcher
-from hakuriver.runner.launchers.systemd.manager import call
-from hakuriver.runner.launchers.systemd.properties import task_of_unit, unit_name, units_pattern
-from hakuriver.runner.launchers.systemd.records import Told, exit_code, to_record
+from hakuriver.runner.launchers.systemd.properties import unit_name
 from hakuriver.runner.launchers.systemd.sampler import Sampler
+from hakuriver.runner.launchers.systemd.tools import Tools
 from hakuriver.runner.watches import Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     from hakuriver.runner.exits import ExitRecord
     from hakuriver.runner.launchers.systemd.files import UnitFiles
     from hakuriver.runner.launchers.systemd.making import Maker
-    from hakuriver.runner.launchers.systemd.manager import Outcome
+    from hakuriver.runner.launchers.systemd.tools import UnitState
 
 _log = logging.getLogger(__name__)
 
-#: So many of systemd's tools are at work at the same time.
-_CALLS = 8
-_LIVING = ("active", "activating", "deactivating", "reloading", "refreshing")
 #: Seconds that a record may take to appear when the task's control group is gone.
 _PATIENCE = 2.0
+#: Seconds after which what failed is tried again.
+_PAUSE = 1.0
 _TIDYING = -1
+#: What a unit's first program needs of an order; it knows nothing of the limits.
+_INNER = ("argv", "env", "cwd", "make_cwd", "stdout", "stderr", "cpus", "numa_node", "prefix")
 
 
 class UnitLauncher:
@@ -55,12 +55,11 @@ class UnitLauncher:
 
     def __init__(self, maker: Maker, files: UnitFiles, *, slice_folder: Path) -> None:
         self._maker = maker
-        self._manager = maker.manager
         self._files = files
+        self._tools = Tools(maker.manager, maker.kind)
         self._watcher: Watcher | None = None
         #: Every task given to systemd and not over; None until it is known to run.
         self._tasks: dict[int, Running | None] = {}
-        self._threads = ThreadPoolExecutor(_CALLS, "systemd")
         self._watches = Watches()
         #: Set by the kernel when something happens among the records.
         self._news = asyncio.Event()
@@ -89,48 +88,49 @@ class UnitLauncher:
         """
         self._watcher = watcher
         await asyncio.to_thread(self._files.make)
-        self._namespaces = {
-            kind: await asyncio.to_thread(os.readlink, f"/proc/self/ns/{kind}")
-            for kind in ("net", "pid")
-        }
+        await asyncio.to_thread(self._files.remember, self._maker.manager.mode, self._maker.kind)
+        for kind in ("net", "pid"):
+            self._namespaces[kind] = await asyncio.to_thread(os.readlink, f"/proc/self/ns/{kind}")
         given = await asyncio.to_thread(self._files.given)
-        living, failed = await self._units()
-        # A call that a runner made just before its end may still be on its way to systemd: what
-        # has not been read by now must never start.
-        unstarted = given - living
-        if await asyncio.to_thread(lambda: any([*map(self._files.withdraw, unstarted)])):
-            living, failed = await self._units()
+        living, failed = await self._tools.units()
+        if given - living:
+            # A call that a runner made just before its end may still be on its way to systemd:
+            # what has not been read by now must never start. What was read meanwhile has a unit.
+            await asyncio.to_thread(lambda: [*map(self._files.withdraw, given - living)])
+            living, failed = await self._tools.units()
         for task_id in given & living:
             self._tasks[task_id] = await self._running(task_id)
-        if failed & given:
-            await self._reset(*(failed & given))
-        self._watches.add(self._files.exits, self._news, folder=True)
-        self._keep(self._look_for_records())
-        self._keep(self._sampler.run(self._tasks, watcher.measured, self._missed))
+        ours = failed & (given | await asyncio.to_thread(self._files.ended))
+        for task_id in ours:
+            # Before systemd forgets them: a record may be missing or leave a question open.
+            self._files.learn(task_id, await self._tools.show(task_id))
+        await self._tools.reset(ours)
+        watched = self._watches.add(self._files.exits, self._news, folder=True)
+        self._keep(lambda: self._look_for_records(patience=None if watched else _PAUSE))
+        self._keep(lambda: self._sampler.run(self._tasks, watcher.measured, self._missed))
         return dict(self._tasks)
 
     async def start(self, order: StartOrder) -> None:
         """Have systemd start a task.
 
         Raises:
-            StartError: systemd refuses the unit, or does not answer and has not made it.
+            StartError: systemd has not started it, and never will.
         """
-        self._tasks[order.id] = None
+        task_id = order.id
+        self._tasks[task_id] = None
         self._sampler.wake()
-        words = self._maker.command(
-            order, self._files.order(order.id), self._files.record(order.id)
-        )
+        words = self._maker.command(order, self._files.order(task_id), self._files.record(task_id))
         try:
-            await asyncio.to_thread(self._files.give, order.id, self._inner_order(order))
-            await self._make(order.id, words)
+            await asyncio.to_thread(self._files.give, task_id, self._inner_order(order))
+            await self._make(task_id, words)
         except BaseException as error:
-            self._tasks.pop(order.id, None)
+            self._tasks.pop(task_id, None)
             if isinstance(error, OSError):  # half an order, on a full disk say
-                await asyncio.to_thread(self._files.withdraw, order.id)
+                await asyncio.to_thread(self._files.withdraw, task_id)
             raise
-        running = await self._running(order.id)
-        if order.id in self._tasks:  # it may be over by now
-            self._tasks[order.id] = running
+        running = await self._running(task_id)
+        if task_id in self._tasks:  # it may be over by now
+            self._tasks[task_id] = running
             if self._watcher is not None:
                 self._watcher.started(running)
 
@@ -139,17 +139,10 @@ class UnitLauncher:
         if task_id not in self._tasks:
             if self._watcher is not None:
                 self._watcher.finished(task_id, None)
-            return
-        if await asyncio.to_thread(self._files.note_kill, task_id):
-            unit = self.unit_of(task_id)
-            words = ("stop", "--no-block", unit)
-            if self._maker.kind == "scope":
-                # What oversees the scope notes the end; systemd would not wait for it.
-                words = ("kill", "--signal=SIGTERM", unit)
-            outcome = await self._call(*self._manager.control, *words)
-            if outcome.code == 0:
-                return
-        await self._look_at(task_id)
+        elif await asyncio.to_thread(self._files.note_kill, task_id):
+            await self._stop(task_id)
+        else:
+            await self._look_at(task_id)
 
     async def end_survivors(self, tasks: Mapping[int, Running | None]) -> None:
         """Do nothing: no process of a task is outside its unit, and the units are known."""
@@ -162,41 +155,43 @@ class UnitLauncher:
             await asyncio.wait(self._looking)
         await self._lanes.close()
         self._watches.remove(self._news)
-        self._threads.shutdown(wait=False)
+        self._tools.close()
 
-    # Making units
+    # Making and ending units
 
     def _inner_order(self, order: StartOrder) -> bytes:
         """Return what the unit's first program needs to know."""
-        fields = msgspec.structs.asdict(order)
-        names = (
-            "argv",
-            "env",
-            "cwd",
-            "make_cwd",
-            "stdout",
-            "stderr",
-            "cpus",
-            "numa_node",
-            "prefix",
-        )
-        isolation = {
-            "private_network": self._namespaces["net"] if order.private_network else None,
-            "private_pid": self._namespaces["pid"] if order.private_pid else None,
-        }
-        return msgspec.json.encode({name: fields[name] for name in names} | isolation)
+        inner: dict[str, object] = {name: getattr(order, name) for name in _INNER}
+        if order.script is not None:
+            inner["script"] = (order.script_path, base64.b64encode(order.script).decode())
+        inner["private_network"] = self._namespaces["net"] if order.private_network else None
+        inner["private_pid"] = self._namespaces["pid"] if order.private_pid else None
+        return msgspec.json.encode(inner)
 
     async def _make(self, task_id: int, words: list[str]) -> None:
-        outcome = await self._call(*words)
+        outcome = await self._tools.make(words)
         if outcome.code == 0:
             return
-        # It may have come to systemd all the same; from here on it cannot start any more.
-        await asyncio.to_thread(self._files.withdraw, task_id)
-        state = await self._show(task_id)
-        if state.get("ActiveState") in _LIVING:
+        # It may have come to systemd all the same. If its order has been read, it has started.
+        if not await asyncio.to_thread(self._files.withdraw, task_id):
             return
-        await self._reset(task_id)
+        await self._tools.reset([task_id])
         raise StartError(f"systemd did not start the task: {outcome.words}")
+
+    async def _stop(self, task_id: int) -> None:
+        """Have a unit ended, and try again if systemd does not take the order now."""
+        outcome = await self._tools.stop(task_id)
+        if outcome.code == 0:
+            return
+        await self._look_at(task_id)
+        if task_id in self._tasks:
+            _log.warning("task %d is not ended yet: %s", task_id, outcome.words)
+            self._lanes.put(task_id, lambda: self._stop_later(task_id))
+
+    async def _stop_later(self, task_id: int) -> None:
+        await asyncio.sleep(_PAUSE)
+        if task_id in self._tasks:
+            await self._stop(task_id)
 
     async def _running(self, task_id: int) -> Running:
         started_at = await asyncio.to_thread(self._files.started_at, task_id)
@@ -207,41 +202,56 @@ class UnitLauncher:
 
     # Watching
 
-    async def _look_for_records(self) -> None:
-        """Tell of each task whose record appears."""
+    async def _look_for_records(self, *, patience: float | None) -> None:
+        """Tell of each task whose record appears; without the kernel's word, look now and then."""
         while True:
             self._news.clear()
             ended = await asyncio.to_thread(self._files.ended)
             for task_id in ended & self._tasks.keys():
                 await self._take_record(task_id)
-            await self._news.wait()
+            try:
+                async with asyncio.timeout(patience):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
 
     async def _take_record(self, task_id: int) -> bool:
         """Tell of a task if its record is there."""
         record = await asyncio.to_thread(self._files.read, task_id)
         if record is None:
             return False
-        self._over(task_id, failed=record.exit_code != 0)
+        if record.cause == "timeout":
+            # So it looks as well if what it left behind had to be ended the hard way.
+            state = await self._show(task_id)
+            if state is not None:
+                self._files.learn(task_id, state)
+                record = await asyncio.to_thread(self._files.read, task_id)
+        self._over(task_id, record)
         return True
 
-    def _over(
-        self, task_id: int, record: ExitRecord | None = None, *, failed: bool = False
-    ) -> None:
-        """Tell that a task is over; the watcher finds its record, unless there is but this one."""
+    async def _show(self, task_id: int) -> UnitState | None:
+        """Return the state of a unit, None if systemd does not answer now."""
+        try:
+            return await self._tools.show(task_id)
+        except StartError as error:
+            _log.warning("task %d: %s", task_id, error)
+            return None
+
+    def _over(self, task_id: int, record: ExitRecord | None) -> None:
+        """Tell that a task is over, once."""
         if task_id not in self._tasks:
-            return  # it was told while this was found out
+            return
         del self._tasks[task_id]
         self._missing.discard(task_id)
         if self._watcher is not None:
             self._watcher.finished(task_id, record)
-        if failed:
+        if record is None or not record.clean:
             self._failed.add(task_id)
             self._lanes.put(_TIDYING, self._reset_failed)
 
     async def _reset_failed(self) -> None:
         failed, self._failed = self._failed, set()
-        if failed:
-            await self._reset(*failed)
+        await self._tools.reset(failed)
 
     def _missed(self, task_id: int) -> None:
         """The control group of a task is gone, and no record has been seen yet."""
@@ -251,82 +261,36 @@ class UnitLauncher:
 
     async def _look_patiently(self, task_id: int) -> None:
         await asyncio.sleep(_PATIENCE)
-        self._missing.discard(task_id)
-        if task_id in self._tasks:
-            await self._look_at(task_id)
+        try:
+            if task_id in self._tasks:
+                await self._look_at(task_id)
+        finally:
+            self._missing.discard(task_id)
 
     async def _look_at(self, task_id: int) -> None:
         """Find out what became of a unit that left no record, for want of disk space say."""
         if await self._take_record(task_id):
             return
         state = await self._show(task_id)
-        active = state.get("ActiveState")
-        if active in _LIVING:
-            return
-        record = None
-        if active == "failed":
-            record = await asyncio.to_thread(self._record_of, task_id, state)
-        self._over(task_id, record, failed=active == "failed")
+        # Not to know is no reason to give a task up: it is looked at again.
+        if state is not None and not state.is_living:
+            self._over(task_id, await asyncio.to_thread(self._settled, task_id, state))
 
-    def _record_of(self, task_id: int, state: Mapping[str, str]) -> ExitRecord:
-        """Return the record that systemd would have written of a unit that it still knows."""
-        codes = {"1": "exited", "2": "killed", "3": "dumped"}
-        told = Told(
-            result=state.get("Result", "-"),
-            code=exit_code(
-                codes.get(state.get("ExecMainCode", ""), "-"), state.get("ExecMainStatus", "-")
-            ),
-            cpu_seconds=None,
-            peak_memory_bytes=None,
-            time_limit=None,
-            memory_limit=None,
-            system="-",
-        )
-        return to_record(
-            told,
-            word=None,
-            started_at=self._files.started_at(task_id),
-            completed_at=time.time(),
-            killed=False,
-        )
+    def _settled(self, task_id: int, state: UnitState) -> ExitRecord | None:
+        self._files.learn(task_id, state)
+        return self._files.read(task_id, settled=True)
 
-    async def _show(self, task_id: int) -> dict[str, str]:
-        names = "ActiveState,Result,ExecMainCode,ExecMainStatus"
-        unit = self.unit_of(task_id)
-        outcome = await self._call(*self._manager.query, "show", f"--property={names}", unit)
-        return dict(line.split("=", 1) for line in outcome.stdout.splitlines() if "=" in line)
-
-    async def _units(self) -> tuple[set[int], set[int]]:
-        """Return the tasks whose units live, and those whose units have failed and stay."""
-        kind = self._maker.kind
-        outcome = await self._call(
-            *(*self._manager.query, "list-units", "--all", "--full", "--plain", "--no-legend"),
-            units_pattern(kind),
-        )
-        if outcome.code != 0:
-            raise StartError(f"systemd does not tell its units: {outcome.words}")
-        living: set[int] = set()
-        failed: set[int] = set()
-        for name, _, active, *_ in map(str.split, outcome.stdout.splitlines()):
-            task_id = task_of_unit(name, kind)
-            if task_id is not None:
-                (living if active in _LIVING else failed).add(task_id)
-        return living, failed
-
-    async def _reset(self, *task_ids: int) -> None:
-        """Let systemd forget units that failed; those that ended well are forgotten already."""
-        units = [self.unit_of(task_id) for task_id in task_ids]
-        await self._call(*self._manager.control, "reset-failed", *units)
-
-    async def _call(self, *words: str) -> Outcome:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *words)
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name="units")
+    def _keep(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        task = asyncio.create_task(_for_ever(work), name="units")
         self._looking.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._looking.discard)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._looking.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("watching the units failed", exc_info=error)
+
+async def _for_ever(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Do what has no end, and begin again should it fail: tasks must never be left unwatched."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - the top of a task; nothing may leave tasks unwatched
+            _log.exception("watching the units failed; it begins again")
+        await asyncio.sleep(_PAUSE)

@@ -74,6 +74,7 @@ class Maker:
                 order,
                 tasks_max=self.tasks_max,
                 own_pids=order.private_pid and not unshared,
+                limited=self.manager.mode is Mode.USER,
                 stop_post=stop_post_command(order, self.script, record),
             ),
             words=(*(_UNSHARE if unshared else ()), *self._as_user(program)),

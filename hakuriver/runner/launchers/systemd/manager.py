@@ -153,8 +153,10 @@ def sudo_rule(user: str) -> str:
     return f"{user} ALL=(ALL) NOPASSWD: /usr/bin/systemd-run, /usr/bin/systemctl"
 
 
-def find_manager(run_as_user: str) -> Manager | list[Obstacle]:
+def find_manager(run_as_user: str, *, prefer: Mode | None = None) -> Manager | list[Obstacle]:
     """Return the best way to systemd that is open here, else what stands in each way.
+
+    An ordinary user's way is `prefer`, if that is open.
 
     Raises:
         ConfigError: ``runner.run_as_user`` cannot be used.
@@ -171,11 +173,14 @@ def find_manager(run_as_user: str) -> Manager | list[Obstacle]:
     account = task_account(run_as_user)
     if os.geteuid() == _ROOT:
         return Manager(Mode.ROOT, version, account)
-    sudo = _sudo_obstacle(account.name)
-    if sudo is None:
-        return Manager(Mode.SUDO, version, account)
-    user = _user_obstacle(account)
-    return Manager(Mode.USER, version, account) if user is None else [sudo, user]
+    obstacles: list[Obstacle] = []
+    looks = {Mode.SUDO: _sudo_obstacle, Mode.USER: _user_obstacle}
+    for mode in sorted(looks, key=lambda mode: mode is not prefer):
+        obstacle = looks[mode](account)
+        if obstacle is None:
+            return Manager(mode, version, account)
+        obstacles.append(obstacle)
+    return obstacles
 
 
 def task_account(run_as_user: str) -> Account:
@@ -209,7 +214,8 @@ def task_account(run_as_user: str) -> Account:
     return Account(user.pw_name, user.pw_uid, user.pw_gid, user.pw_dir)
 
 
-def _sudo_obstacle(user: str) -> Obstacle | None:
+def _sudo_obstacle(account: Account) -> Obstacle | None:
+    user = account.name
     for program in ("systemd-run", "systemctl"):
         tried = call("sudo", "-n", program, "--version")
         if tried.code != 0:

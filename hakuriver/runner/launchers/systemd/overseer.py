@@ -122,6 +122,8 @@ class Overseer:
         ).stdout.decode()
         line = f"{self._result} {ended} {cpu or '-'} {peak or '-'} {self._limits} {state or '-'}"
         with open(self._record, "w") as file:  # noqa: PTH123
+            # sudo hands on the umask of the runner, which must be able to read this.
+            os.fchmod(file.fileno(), 0o644)
             file.write(line.strip() + "\n")
 
 

@@ -57,7 +57,9 @@ def limits(order: StartOrder, *, tasks_max: int) -> list[str]:
     return properties
 
 
-def of_service(order: StartOrder, *, tasks_max: int, own_pids: bool, stop_post: str) -> list[str]:
+def of_service(
+    order: StartOrder, *, tasks_max: int, own_pids: bool, limited: bool, stop_post: str
+) -> list[str]:
     """Return all properties of a task's service.
 
     There is no ``User=``: what notes the end must run as root, and of the signs that would let it
@@ -68,6 +70,8 @@ def of_service(order: StartOrder, *, tasks_max: int, own_pids: bool, stop_post: 
         order: the task.
         tasks_max: so many processes and threads it may have.
         own_pids: whether systemd is to give it process ids of its own (from version 257).
+        limited: whether the manager may not lift the kernel's own limit of a user's processes,
+            which would let one task take those of all others.
         stop_post: the command that notes how it ended; see `stop_post_command`.
     """
     properties = [
@@ -78,6 +82,7 @@ def of_service(order: StartOrder, *, tasks_max: int, own_pids: bool, stop_post: 
         "KillMode=control-group",
         f"TimeoutStopSec={max(order.grace, LEAST_GRACE):.3f}",
         "NoNewPrivileges=yes",
+        *(() if limited else ("LimitNPROC=infinity",)),
         "IgnoreSIGPIPE=no",
         f"ExecStopPost={stop_post}",
     ]
@@ -93,8 +98,9 @@ def of_service(order: StartOrder, *, tasks_max: int, own_pids: bool, stop_post: 
 
 #: Notes how a unit ended, as root and inside the unit's control group, whatever the task has
 #: done: by the shell alone, since the task may have filled its memory or reached its TasksMax;
-#: with no file of the task's; in one write. Only the last word needs another process, and may be
-#: missing. Arguments: the file, and the task's limits in seconds and bytes.
+#: with no file of the task's. Only the last word, of whether the machine is going down, needs
+#: another process, and is written apart: it may come late or not at all. Arguments: the file, and
+#: the task's limits in seconds and bytes.
 RECORD_SCRIPT = """\
 read -r g </proc/self/cgroup
 c=/sys/fs/cgroup${g#0::} p=- u=-
@@ -102,9 +108,10 @@ read -r p <"$c/memory.peak"
 while read -r k v; do
   case $k in usage_usec) u=$v; break ;; esac
 done <"$c/cpu.stat"
-s=$(systemctl is-system-running)
 e="${SERVICE_RESULT:--} ${EXIT_CODE:--} ${EXIT_STATUS:--}"
-echo "$e $u $p $2 $3 ${s:--}" >"$1"
+printf '%s ' "$e $u $p $2 $3" >"$1"
+s=$(systemctl is-system-running)
+echo "${s:--}" >>"$1"
 """
 
 

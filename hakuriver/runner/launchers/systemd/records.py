@@ -21,6 +21,8 @@ _FIELDS = 8
 _MAX_REASON = 500
 #: Seconds that a unit may take to come from its start to that of its program.
 _START = 5.0
+#: Seconds by which two of systemd's own times may differ from what it counted.
+_CLOCKS = 0.5
 _Code = Annotated[int, msgspec.Meta(ge=0, le=255)]
 #: States of a machine that is going down (systemctl(1), is-system-running).
 _GOING_DOWN = ("stopping", "offline")
@@ -53,9 +55,14 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     system: str
 
 
-def parse(line: str) -> Told | None:
-    """Return what a record's line tells, None for one that is not whole."""
+def parse(line: str, *, settled: bool = False) -> Told | None:
+    """Return what a record's line tells, None for one that is not whole.
+
+    Of a unit that is `settled`, nobody will write the last word any more if it is missing.
+    """
     fields = line.split()
+    if settled and len(fields) == _FIELDS - 1:
+        fields, line = [*fields, "-"], "\n"
     if len(fields) < _FIELDS or not line.endswith("\n"):
         return None
     result, code, status, cpu, peak, time, memory, system = fields[:_FIELDS]
@@ -99,7 +106,14 @@ def _signal(name: str) -> int | None:
 
 
 def to_record(
-    told: Told, *, word: Word | None, started_at: float | None, completed_at: float, killed: bool
+    told: Told,
+    *,
+    word: Word | None,
+    started_at: float | None,
+    completed_at: float,
+    killed: bool,
+    unread: bool = False,
+    ran: float | None = None,
 ) -> ExitRecord:
     """Return the exit record of a task.
 
@@ -109,6 +123,8 @@ def to_record(
         started_at: when the program was started, None if it was not.
         completed_at: when the record was written.
         killed: whether the task's end had been asked for before.
+        unread: whether the order still lies there as it was given.
+        ran: how long the main process ran by systemd's clock, in seconds, if it is known.
     """
     code, reason = told.code, None
     if code is None:
@@ -119,9 +135,14 @@ def to_record(
         reason = None if word.fault is None else word.fault[:_MAX_REASON]
     elif code == EXIT_FAULT and started_at is None:
         code, reason = None, "start interrupted"
+    elif unread:
+        # The code is not its program's.
+        code, reason = None, f"could not be started (exit code {code})"
     if started_at is not None and not 0 <= started_at <= completed_at:
         started_at = None
-    ran = math.inf if started_at is None else completed_at - started_at
+    if ran is None:
+        # systemd's clock began before the program did.
+        ran = math.inf if started_at is None else completed_at - started_at + _START
     cause = _cause(told, ran, killed=killed)
     return ExitRecord(
         exit_code=code,
@@ -132,6 +153,7 @@ def to_record(
         cpu_seconds=told.cpu_seconds,
         peak_memory_bytes=told.peak_memory_bytes,
         reason=reason,
+        clean=told.result == "success",
     )
 
 
@@ -148,5 +170,4 @@ def _cause(told: Told, ran: float, *, killed: bool) -> Cause | None:
     if told.result == "oom-kill":
         return "memory"
     limit = math.inf if told.time_limit is None else told.time_limit
-    # systemd's clock began before the program did.
-    return "timeout" if told.result == "timeout" and ran > limit - _START else None
+    return "timeout" if told.result == "timeout" and ran >= limit - _CLOCKS else None

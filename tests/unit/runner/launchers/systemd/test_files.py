@@ -100,18 +100,16 @@ def test_a_kill_is_noted_before_the_end_alone(files: UnitFiles) -> None:
     assert ended.cause is None
 
 
-def test_what_ended_is_dropped_after_a_second_look(files: UnitFiles) -> None:
+def test_what_is_known_elsewhere_is_dropped(files: UnitFiles) -> None:
     for task_id in (7, 8):
         files.give(task_id, b"{}")
         files.record(task_id).write_text(_RECORD)
     files.note_kill(9)
-    assert files.old_ids() == {7, 8}
-    files.record(9).write_text(_RECORD)
-    files.turn_over()
-    assert files.load().keys() == {9}
+    assert files.droppable() == {7, 8, 9}
+    files.drop({7, 8, 10})
+    assert files.droppable() == {9}
+    assert files.load() == {}
     assert files.given() == set()
-    files.turn_over()
-    assert files.load().keys() == {9}
 
 
 def test_the_script_notes_what_systemd_tells_it(files: UnitFiles, tmp_path: Path) -> None:

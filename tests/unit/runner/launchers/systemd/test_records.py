@@ -71,7 +71,7 @@ def test_codes_are_the_kernels(code: str, status: str, expected: int | None) -> 
 
 
 def judged(line: Told, *, word: Word | None = None, killed: bool = False, **times: Any) -> Any:
-    moments = {"started_at": 10.0, "completed_at": 20.0, **times}
+    moments: dict[str, Any] = {"started_at": 10.0, "completed_at": 20.0, **times}
     return decide(to_record(line, word=word, killed=killed, **moments))
 
 
@@ -133,6 +133,26 @@ def test_what_was_not_started_says_why_and_has_no_start() -> None:
     unnamed = Word(code=125, fault="cannot enter the working directory /x")
     end = judged(told(code=125), word=unnamed)
     assert (end.exit_code, end.reason) == (None, unnamed.fault)
+
+
+def test_a_unit_that_did_not_come_to_its_program_has_no_code_of_it() -> None:
+    end = judged(told(code=127, result="exit-code"), started_at=None, unread=True)
+    assert (end.exit_code, end.reason) == (None, "could not be started (exit code 127)")
+
+
+@pytest.mark.parametrize(("ran", "state"), [(9.8, "failed"), (9.0, "completed")])
+def test_systemds_own_clock_tells_a_time_limit_from_stubborn_remains(
+    ran: float, state: str
+) -> None:
+    line = told(result="timeout", code=0, time_limit=10.0)
+    assert judged(line, started_at=0.0, completed_at=30.0, ran=ran).status == state
+
+
+def test_the_last_word_may_be_missing_when_nobody_writes_it_any_more() -> None:
+    line = "success exited 0 1500000 4096 - - "
+    assert parse(line) is None
+    assert parse(line, settled=True) == told(system="-")
+    assert parse("success exited 0 15", settled=True) is None
 
 
 def test_a_word_counts_with_its_own_code_alone() -> None:
