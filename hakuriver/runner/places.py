@@ -34,7 +34,7 @@ def prepare(state: StateFolder, files: TaskFiles, account: Account, *, state_dir
                 let_pass(folder)
             _hand_over(state.work, account)
         for folder in _of_tasks(files):
-            if not folder.is_dir():
+            if files.root == state.root or not folder.is_dir():
                 make_private(folder)
                 _hand_over(folder, account)
     except OSError as error:
