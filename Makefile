@@ -1,7 +1,7 @@
 # make demo    runs the quickstart notebook on an embedded cluster of two nodes
 # make test    installs what the tests need and passes them all
 # make lab     boots two virtual machines with systemd and tests on them (as root, on Debian)
-# make lab-up  boots them and waits, to try things in them
+# make lab-up  boots them and waits, to try things in them; make lab-bench times the launchers
 # make bench   measures speed and memory on a cluster of its own (BENCH_OPTIONS="--only one")
 # make lint    formats, lints and checks types and imports, changing nothing
 # make clean   removes what the others made
@@ -18,7 +18,7 @@ LAB_TOOLS := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils openssh-cl
 # Each suite has so many seconds; then it is interrupted, so that it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-.PHONY: demo test lab lab-up lab-tools bench lint format clean
+.PHONY: demo test lab lab-up lab-bench lab-tools bench lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
@@ -33,6 +33,9 @@ lab: $(VENV)/.test lab-tools
 
 lab-up: $(VENV)/.test lab-tools
 	$(BIN)/python -m tests.lab up
+
+lab-bench: $(VENV)/.test lab-tools
+	$(BIN)/python tests/benchmarks/launchers.py
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks $(BENCH_OPTIONS)
