@@ -46,6 +46,13 @@ def alive(pid: int) -> bool:
     return look_at(pid) is not None
 
 
+def fifo(root: Path) -> Path:
+    """Make a pipe for which a task can wait."""
+    path = root / "fifo"
+    os.mkfifo(path)
+    return path
+
+
 def tree_of(pid: int, count: int) -> set[int]:
     """Return the process tree below `pid` as soon as it has `count` members."""
     found: set[int] = set()

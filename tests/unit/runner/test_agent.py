@@ -28,6 +28,7 @@ from support.runner_node import INFO, began, ended, one_node
 from support.runner_tools import (
     alive,
     eventually,
+    fifo,
     keeper_pid,
     launch,
     records,
@@ -36,12 +37,6 @@ from support.runner_tools import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def fifo(root: Path) -> Path:
-    path = root / "fifo"
-    os.mkfifo(path)
-    return path
 
 
 @pytest.mark.asyncio

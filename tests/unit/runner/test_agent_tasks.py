@@ -28,17 +28,12 @@ from hakuriver.model.tasks import TaskState
 from support.runner_node import INFO, began, ended, one_node
 from support.runner_tools import (
     eventually,
+    fifo,
     launch,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def fifo(root: Path) -> Path:
-    path = root / "fifo"
-    os.mkfifo(path)
-    return path
 
 
 @pytest.mark.asyncio
