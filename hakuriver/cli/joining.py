@@ -63,12 +63,15 @@ def join(node: Node, explicit: str | None) -> Path:
         Unauthorized: the host does not take the token for this name.
     """
     check_node_name(node.name)
-    node = replace(node, launcher=_launcher(node))
+    launcher, notice = _launcher(node)
+    node = replace(node, launcher=launcher)
     wanted = _wanted(node)
     asyncio.run(_check(node))
     path = _path(node, explicit)
     if not write_new(path, _toml(node, wanted)):
         _compare(path, wanted)
+    if notice:
+        tell(_NAME, notice)
     print(f"{path} makes this machine the node {node.name}; `{_NAME} -c {path}` starts it again")
     sys.stdout.flush()
     return path
@@ -80,8 +83,10 @@ def become_runner(path: Path, options: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
-def _launcher(node: Node) -> str:
-    """Return how the node is to start tasks: as units of systemd where that can be had.
+def _launcher(node: Node) -> tuple[str, str]:
+    """Return how the node is to start tasks, and what is to be said of that.
+
+    They are units of systemd where that can be had.
 
     Raises:
         ConfigError: a root runner was not told as whom tasks are to run.
@@ -90,16 +95,14 @@ def _launcher(node: Node) -> str:
     from hakuriver.runner.launchers.systemd.manager import Manager, find_manager  # noqa: PLC0415
 
     if node.launcher != "auto":
-        return node.launcher
+        return node.launcher, ""
     found = find_manager(node.run_as_user or "")
     if isinstance(found, Manager):
-        return node.launcher
-    tell(
-        _NAME,
+        return node.launcher, ""
+    return "process", (
         "tasks will be plain processes of this user, held to their limits by a watchdog: "
-        f"{'; '.join(each.reason for each in found)} (`hakuriver doctor` says how to mend it)",
+        f"{'; '.join(each.reason for each in found)} (`hakuriver doctor` says how to mend it)"
     )
-    return "process"
 
 
 def _path(node: Node, explicit: str | None) -> Path:

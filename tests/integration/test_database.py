@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import time
@@ -57,6 +58,9 @@ def _make_old(path: Path) -> dict[int, str]:
         for statement in v001_initial.STATEMENTS:
             old.execute(statement)
         old.execute("PRAGMA user_version = 1")
+        info = {"version": "0", "launcher": "process", "cpus": [0], "memory_bytes": 1 << 30}
+        node = ("node1", 1, "", json.dumps(info), now, 0)
+        old.execute("INSERT INTO node VALUES (?, ?, ?, ?, ?, ?)", node)
         for rev, (task_id, state) in enumerate(tasks.items(), 1):
             old.execute(
                 "INSERT INTO batch VALUES (?, ?, NULL)",

@@ -204,7 +204,7 @@ class Cluster:
             return not left
 
         online = any(runner.process for runner in self.runners.values())
-        wait_until(quiet, timeout=10 if online else 0, what="all tasks ended", interval=0.1)
+        wait_until(quiet, timeout=30 if online else 0, what="all tasks ended", interval=0.1)
 
     def expect_trouble(self, *words: str) -> None:
         """Let lines that hold one of these words pass: the test makes that trouble itself."""
