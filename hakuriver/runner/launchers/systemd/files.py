@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver.disk import let_pass, make_private, write_private
+from hakuriver.disk import let_pass, make_private, opened_folder, remove_at, write_private
 from hakuriver.logfiles import open_log
 from hakuriver.runner.launchers.systemd.manager import Mode
 from hakuriver.runner.launchers.systemd.properties import RECORD_SCRIPT, Kind
@@ -231,7 +231,18 @@ class UnitFiles:
             self._learned.pop(task_id, None)
             self._killed.discard(task_id)
             for path in (self.order(task_id), self.record(task_id), self._kill(task_id)):
-                path.unlink(missing_ok=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or what a task of the same user has put in its place."""
+    try:
+        with opened_folder(path.parent) as folder:
+            remove_at(path.name, folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _log.warning("%s cannot be removed: %s", path, error.strerror)
 
 
 def told_by(state: UnitState) -> Told:

@@ -106,6 +106,9 @@ def test_what_is_known_elsewhere_is_dropped(files: UnitFiles) -> None:
         files.record(task_id).write_text(_RECORD)
     files.note_kill(9)
     assert files.droppable() == {7, 8, 9}
+    # Whatever a task of the same user has made of it.
+    files.order(10).mkdir()
+    (files.order(10) / "file").touch()
     files.drop({7, 8, 10})
     assert files.droppable() == {9}
     assert files.load() == {}
