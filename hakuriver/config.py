@@ -37,6 +37,11 @@ class Network(_Section, frozen=True):
     host_bind_ip: str = "127.0.0.1"
     host_port: Port = 8000
     host_reachable_address: str = "127.0.0.1"
+    # The host's own certificate, with those of its authorities after it, and the key to it.
+    tls_cert: str = ""
+    tls_key: str = ""
+    # Whom clients and runners trust: a file, or "system" for the system's authorities.
+    tls_ca: str = ""
     # Kept for files of the first public version; nothing listens on a runner.
     runner_address: str = ""
     runner_port: Port = 0
@@ -88,6 +93,12 @@ class Security(_Section, frozen=True):
     # A runner that was given its own token alone, not the secret.
     runner_token: str = ""
     tokens: dict[str, str] = {}
+    # What a host with an empty database calls its cluster, once its first secret was replaced.
+    cluster_id: str = ""
+
+    def __repr__(self) -> str:
+        # Nothing of it may reach a log or a traceback.
+        return f"{type(self).__name__}(auth={self.auth!r}, …)"
 
 
 class Retention(_Section, frozen=True):
@@ -134,7 +145,9 @@ class Config(_Section, frozen=True):
         address = self.network.host_reachable_address
         if ":" in address:
             address = f"[{address}]"
-        return f"http://{address}:{self.network.host_port}"
+        network = self.network
+        scheme = "https" if network.tls_cert or network.tls_ca else "http"
+        return f"{scheme}://{address}:{network.host_port}"
 
 
 def default_path() -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hakuriver import tls
 from hakuriver.cli.common import add_common_options, print_json, run, settings
 from hakuriver.cli.tables import Table, show
 from hakuriver.errors import HakuRiverError
@@ -70,7 +71,7 @@ def _host(config: Config) -> Finding:
 
     try:
         before = time.time()
-        alive = asyncio.run(_ask(config.host_url))
+        alive = asyncio.run(_ask(config))
         # The answer was made about halfway between question and arrival.
         ahead = alive.time - (before + time.time()) / 2
     except HakuRiverError as error:
@@ -87,10 +88,12 @@ def _host(config: Config) -> Finding:
     )
 
 
-async def _ask(url: str) -> _Alive:
+async def _ask(config: Config) -> _Alive:
     from hakuriver.client.transport import Transport  # noqa: PLC0415
 
-    transport = Transport(url, "")
+    url = config.host_url
+    trust = tls.trusting(config.network.tls_ca) if url.startswith("https:") else None
+    transport = Transport(url, "", trust=trust)
     try:
         return await transport.request("GET", "/healthz", _Alive)
     finally:

@@ -27,6 +27,7 @@ _TEMPLATE = """\
 host_bind_ip = "127.0.0.1"            # where the host listens; 0.0.0.0 for other machines
 host_port = 8000
 host_reachable_address = "127.0.0.1"  # where clients and runners find the host
+{tls}
 # runner_address = ""                 # of no use: nothing listens on a runner
 # runner_port = 0                     # of no use
 
@@ -64,9 +65,17 @@ host_reachable_address = "127.0.0.1"  # where clients and runners find the host
 # auth = "token"                      # "none" is allowed on loopback only
 runner_secret = "{runner_secret}"
 # runner_token = ""                   # on a node that holds its own token, not the secret
+# cluster_id = ""                     # written when the secret is replaced, keeps the cluster's
 
 [security.tokens]
 default = "{token}"
+"""
+
+
+_NO_TLS = """\
+# tls_cert = ""                       # for TLS: the host's certificate, then its authority's
+# tls_key = ""                        # and the key to it
+# tls_ca = ""                         # whom clients and runners trust: a file, or "system"\
 """
 
 
@@ -97,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_config(path: Path) -> bool:
     """Write a file with fresh secrets; False if there is one. See `write_new`."""
-    text = _TEMPLATE.format(runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32))
+    text = _TEMPLATE.format(
+        runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32), tls=_NO_TLS
+    )
     return write_new(path, text)
 
 

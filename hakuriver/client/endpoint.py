@@ -8,7 +8,8 @@ The first of these that names a host holds:
    one the variables ``HAKURIVER_NETWORK_…`` alone,
 4. the running embedded cluster of this user.
 
-A token from a file goes only to the host that the same file names.
+A token from a file goes only to the host that the same file names. Where the host speaks TLS,
+``network.tls_ca`` of the file or the environment says whom to trust, whatever names the host.
 """
 
 from __future__ import annotations
@@ -23,20 +24,32 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hakuriver import tls
 from hakuriver.config import Config, find_config, load_config
 from hakuriver.errors import HostUnreachable
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
+
+_CA = "HAKURIVER_NETWORK_TLS_CA"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A host's address with the token for it; `embedded` tells that it runs on this machine."""
+    """A host's address with the token for it; `embedded` tells that it runs on this machine.
+
+    `tls_ca` is that of the configuration, see `hakuriver.tls.trusting`.
+    """
 
     url: str
     token: str = field(repr=False)
     embedded: bool = False
+    tls_ca: str = ""
+
+    def trust(self) -> ssl.SSLContext | None:
+        """Return with what the host is asked, None for plain HTTP; may raise `ConfigError`."""
+        return tls.trusting(self.tls_ca) if self.url.startswith("https:") else None
 
 
 class _RuntimeFacts(msgspec.Struct, frozen=True):
@@ -88,7 +101,10 @@ def resolve(
     if config is None:
         url = url or environ.get("HAKURIVER_URL") or None
         token = token if token is not None else environ.get("HAKURIVER_TOKEN") or None
-    found = _configured(config, environ) if url is None or token is None else None
+    settings = None
+    if url is None or token is None or url.startswith("https:"):
+        settings = _settings(config, environ)
+    found = None if settings is None else _named(settings)
     embedded = embedded_endpoint()
     if url is None:
         chosen = found or embedded
@@ -102,19 +118,26 @@ def resolve(
     known = [each for each in (found, embedded) if each is not None and each[0] == url]
     own = next((its for _, its in known if its), "")
     local = embedded is not None and embedded[0] == url
-    return Endpoint(url, own if token is None else token, embedded=local)
+    ca = settings.network.tls_ca if settings else environ.get(_CA, "")
+    return Endpoint(url, own if token is None else token, embedded=local, tls_ca=ca)
 
 
-def _configured(
+def _settings(
     config: Config | str | os.PathLike[str] | None, environ: Mapping[str, str]
-) -> tuple[str, str] | None:
-    """Return URL and token from the configuration, None if nothing configures a client."""
+) -> Config | None:
+    """Return the configuration, None if nothing configures a client."""
     if not isinstance(config, Config):
         explicit = None if config is None else os.fspath(config)
-        laid = any(name.startswith("HAKURIVER_NETWORK_") for name in environ)
+        # Whom to trust says nothing about where the host is.
+        laid = any(name.startswith("HAKURIVER_NETWORK_") and name != _CA for name in environ)
         if find_config(explicit, environ) is None and not laid:
             return None
         config = load_config(explicit, environ)
+    return config
+
+
+def _named(config: Config) -> tuple[str, str]:
+    """Return URL and token from the configuration."""
     tokens = config.security.tokens
     token = tokens.get("default") or next(iter(tokens.values()), "")
     return config.host_url, token

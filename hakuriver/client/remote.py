@@ -53,7 +53,7 @@ class HttpCluster:
     @classmethod
     def at(cls, endpoint: Endpoint) -> Self:
         """Return the cluster at `endpoint`; nothing is sent yet."""
-        return cls(Transport(endpoint.url, endpoint.token))
+        return cls(Transport(endpoint.url, endpoint.token, trust=endpoint.trust()))
 
     @property
     def address(self) -> str:

@@ -16,12 +16,14 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
+from hakuriver import tls
 from hakuriver._version import __version__
 from hakuriver.client.backoff import Backoff
 from hakuriver.client.replies import error_from
 from hakuriver.errors import ConfigError, HostFault, HostUnreachable
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 
 _T = TypeVar("_T")
@@ -42,6 +44,10 @@ _NO_DELAY = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=8)
 
 
+class Untrusted(HostUnreachable):
+    """Somebody answers, but not with the TLS that was asked for, or not as that host."""
+
+
 class AnswerLost(HostUnreachable):
     """The connection broke, or fell silent, when the host may have had the request already."""
 
@@ -50,8 +56,10 @@ class Transport:
     """One host's address, the token for it, and a pool of connections to it.
 
     Args:
-        url: ``http://address:port``, with or without a path that ends before ``/api``.
+        url: ``http://address:port`` or ``https://…``, with or without a path that ends before
+            ``/api``.
         token: the client's token; empty for a host that asks for none.
+        trust: with what a host that speaks TLS is asked; by default the system's authorities.
         base: what carries the requests, for tests.
         silence_limit: seconds after which a silent stream counts as broken.
         repeat_seconds: seconds for which a request is sent again whose answer was lost.
@@ -62,6 +70,7 @@ class Transport:
         url: str,
         token: str,
         *,
+        trust: ssl.SSLContext | None = None,
         base: httpx.AsyncBaseTransport | None = None,
         silence_limit: float = SILENCE_LIMIT,
         repeat_seconds: float = REPEAT_SECONDS,
@@ -75,7 +84,7 @@ class Transport:
         self._post_headers = httpx.Headers({**headers, "Content-Type": "application/json"})
         self._http = base or httpx.AsyncHTTPTransport(
             # Loading the authorities' certificates takes 20 ms that plain HTTP need not pay.
-            verify=self.url.startswith("https:"),
+            verify=(trust or tls.trusting("")) if self.url.startswith("https:") else False,
             limits=_LIMITS,
             socket_options=_NO_DELAY,
             trust_env=False,
@@ -223,7 +232,9 @@ class Transport:
         """Tell httpx's errors in our own words."""
         try:
             yield
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol):
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            if (reason := tls.explain(error)) is not None:
+                raise Untrusted(f"the host at {self.url} cannot be used: {reason}") from None
             raise HostUnreachable(
                 f"no host answers at {self.url}: start one with `hakuriver up` or "
                 "`hakuriver.host`, or say where it is with HAKURIVER_URL or --config"

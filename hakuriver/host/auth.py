@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from hakuriver.errors import ConfigError, InvalidRequest, Unauthorized
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tornado.httputil import HTTPHeaders
 
     from hakuriver.config import Config
@@ -28,8 +30,11 @@ def bearer(headers: HTTPHeaders) -> str:
 class Gate:
     """Tells whose request it is, or refuses it."""
 
-    def __init__(self, config: Config) -> None:
-        """Read the tokens; raise `ConfigError` where the host would stand open or locked."""
+    def __init__(self, config: Config, *, names: Iterable[str] = ()) -> None:
+        """Read the tokens; raise `ConfigError` where the host would stand open or locked.
+
+        `names` are those of its certificate, by which it may be asked for too.
+        """
         self._open = config.security.auth == "none"
         self._tokens = config.security.tokens
         bind = config.network.host_bind_ip
@@ -53,6 +58,7 @@ class Gate:
             config.network.host_reachable_address.lower(),
             socket.gethostname().lower(),
             socket.getfqdn().lower(),
+            *names,
         }
 
     def owner_of(self, headers: HTTPHeaders) -> str:

@@ -8,19 +8,19 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from hakuriver import tls
 from hakuriver.errors import StartError, StoreError
 from hakuriver.host import exchange, retention
 from hakuriver.host.app import make_app
 from hakuriver.host.auth import Gate
 from hakuriver.host.cluster import Cluster
+from hakuriver.host.listening import Server
 from hakuriver.host.logs import Subscriptions
 from hakuriver.host.services import Services
 from hakuriver.host.store import Store
 from hakuriver.model.auth import cluster_id
-from hakuriver.model.submission import MAX_REQUEST
 
 if TYPE_CHECKING:
     import socket
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 _STANDSTILL = 1.0
 # Requests under way get so long to end when the host is told to.
 _CLOSE_SECONDS = 2.0
+_DAY = 86400.0
+# A certificate that ends in so many days is warned of at the start.
+_RENEW_DAYS = 30.0
 
 
 async def serve(config: Config, *, listening: Callable[[str, int], None] | None = None) -> None:
@@ -44,28 +47,31 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         listening: called with address and port once the host answers.
 
     Raises:
-        ConfigError: the security settings would leave it open or locked.
+        ConfigError: the security settings would leave it open or locked, or its certificate
+            cannot be used.
         StoreError: the database cannot be used.
         StartError: the address cannot be listened on.
     """
     stop = _stop_on_signals()
-    gate = Gate(config)
+    served = await asyncio.to_thread(tls.serving, config.network)
+    gate = Gate(config, names=served.names if served else ())
     # Before the database: a second host on the same port must not touch anything.
     sockets = _bind(config)
-    own = cluster_id(config.security.runner_secret)
+    own = config.security.cluster_id or cluster_id(config.security.runner_secret)
     store = await asyncio.to_thread(Store, config.db_file, cluster_id=own)
     cluster = Cluster(store)
     await cluster.load()
     services = Services(config, gate, cluster, Subscriptions())
-    # The handlers refuse a body over the limit by name; what is far over is cut off here.
-    server = HTTPServer(make_app(services), max_body_size=2 * MAX_REQUEST, max_header_size=64 << 10)
+    server = Server(make_app(services), context=served.context if served else None)
     server.add_sockets(sockets)
     watch = {
         asyncio.create_task(_watch(cluster, config), name="silent nodes"),
         asyncio.create_task(retention.run(cluster, config.retention), name="retention"),
     }
     address, port = sockets[0].getsockname()[:2]
-    logger.info("Listening on http://%s:%s, database %s", address, port, config.db_file)
+    scheme = "https" if served else "http"
+    logger.info("Listening on %s://%s:%s, database %s", scheme, address, port, config.db_file)
+    _warn_of_end(served)
     if listening is not None:
         listening(address, port)
     await stop.wait()
@@ -78,6 +84,16 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         {*watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
     )
     await asyncio.to_thread(store.close)
+
+
+def _warn_of_end(served: tls.Served | None) -> None:
+    left = _RENEW_DAYS if served is None else (served.not_after - time.time()) / _DAY
+    if left < _RENEW_DAYS:
+        logger.warning(
+            "The certificate of network.tls_cert expires in %.1f days: `hakuriver.init --tls` "
+            "renews one that it made",
+            left,
+        )
 
 
 def _stop_on_signals() -> asyncio.Event:

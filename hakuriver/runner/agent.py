@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -41,6 +41,7 @@ from hakuriver.runner.tail import Tail
 from hakuriver.runner.watches import Watches
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -60,12 +61,13 @@ class AgentSettings:
     """Everything an `Agent` is made from; `url` is the host's, `grace` in seconds.
 
     `numactl` is the program that binds tasks to NUMA nodes, None if the launcher itself does;
-    `sysfs` is where the machine's use is read. `pins` and `writes_scripts` are those of `Starter`.
+    `sysfs` is where the machine's use is read. `pins` and `writes_scripts` are those of `Starter`,
+    `trust` is that of `Link`.
     """
 
     name: str
     url: str
-    token: str
+    token: str = field(repr=False)
     info: NodeInfo
     around: Surroundings
     grace: float
@@ -73,6 +75,7 @@ class AgentSettings:
     sysfs: Path = SYSFS
     pins: bool = True
     writes_scripts: bool = True
+    trust: ssl.SSLContext | None = None
 
 
 class Agent:
@@ -102,6 +105,7 @@ class Agent:
             token=settings.token,
             user=self,
             measure=self._gauge.latest,
+            trust=settings.trust,
         )
         starter = Starter(
             files=files,

@@ -24,6 +24,7 @@ from tornado.websocket import (
     websocket_connect,
 )
 
+from hakuriver import tls
 from hakuriver.errors import HostUnreachable, StartError
 from hakuriver.model.messages import (
     FromHost,
@@ -41,6 +42,7 @@ from hakuriver.model.messages import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from hakuriver.model.nodes import Metrics
@@ -55,6 +57,10 @@ _PING = 10.0
 _MAX_FRAME = 8 << 20
 _MAX_LAUNCH = 64 << 20
 _COMPLAIN = 60.0
+
+
+class _Detail(msgspec.Struct, frozen=True):
+    detail: str
 
 
 class LinkUser(Protocol):
@@ -85,6 +91,7 @@ class Link:
         url: the host's, beginning with ``http``.
         name: the node's.
         token: the node's token; it stands in a header alone.
+        trust: with what a host that speaks TLS is asked.
         measure: returns the machine's use; must not take long.
     """
 
@@ -96,10 +103,13 @@ class Link:
         token: str,
         user: LinkUser,
         measure: Callable[[], Awaitable[Metrics]],
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._query = f"name={quote(name, safe='')}"
         self._headers = {"Authorization": f"Bearer {token}"}
+        self._trust = trust
+        tls.leave_to_callers()
         self._user = user
         self._measure = measure
         self._connection: WebSocketClientConnection | None = None
@@ -119,7 +129,7 @@ class Link:
             except HTTPError as error:
                 self._complain(_explain(error))
             except (OSError, WebSocketError, StreamClosedError) as error:
-                self._complain(str(error) or type(error).__name__)
+                self._complain(tls.explain(error) or str(error) or type(error).__name__)
             except (HostUnreachable, msgspec.DecodeError) as error:
                 self._complain(str(error))
             # Apart from one another, so that a host's return is no stampede.
@@ -138,6 +148,7 @@ class Link:
             response = await client.fetch(
                 f"{self._url}/api/runner/launch/{task_id}?{self._query}",
                 headers=self._headers,
+                ssl_options=self._trust,
                 connect_timeout=_CONNECT,
                 request_timeout=60.0,
             )
@@ -177,6 +188,7 @@ class Link:
         request = HTTPRequest(
             f"ws{self._url.removeprefix('http')}/api/runner?{self._query}",
             headers=self._headers,
+            ssl_options=self._trust,
             connect_timeout=_CONNECT,
             request_timeout=_ANSWER,
         )
@@ -261,7 +273,11 @@ def _explain(error: HTTPError) -> str:
             "it does not accept this node's token (compare security.runner_secret or "
             "security.runner_token here with the host's)"
         )
-    return str(error)
+    try:
+        detail = msgspec.json.decode(error.response.body if error.response else b"", type=_Detail)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return str(error)
+    return f"{error}: {detail.detail}"
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

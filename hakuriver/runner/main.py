@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hakuriver import tls
 from hakuriver.errors import ConfigError, InvalidRequest
 from hakuriver.logfiles import TaskFiles
 from hakuriver.model.auth import runner_token
@@ -172,6 +173,7 @@ def _settings(
         sysfs=sysfs,
         pins=launching.pins,
         writes_scripts=launching.account is None,
+        trust=tls.trusting(config.network.tls_ca) if config.host_url.startswith("https:") else None,
     )
 
 

@@ -83,7 +83,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        wait_until(cluster._healthy, timeout=20, what="the host of a million tasks")
+        wait_until(cluster.is_healthy, timeout=20, what="the host of a million tasks")
         yield Large(cluster, trace)
     finally:
         cluster.stop()

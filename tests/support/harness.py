@@ -11,12 +11,13 @@ import os
 import re
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 
 from support.processes import (
@@ -135,7 +136,7 @@ class Cluster:
 
     def start_host(self) -> None:
         self.host.start()
-        wait_until(self._healthy, what="the host's /healthz")
+        wait_until(self.is_healthy, what="the host's /healthz")
 
     def start_runner(self, name: str) -> None:
         self.runners[name].start()
@@ -171,7 +172,7 @@ class Cluster:
         """Start these again, each ``host`` or a node, and wait until they are all linked."""
         for name in names:
             self._named(name).start()
-        wait_until(self._healthy, what="the host's /healthz")
+        wait_until(self.is_healthy, what="the host's /healthz")
         for name in names:
             if name != "host":
                 self.wait_online(name)
@@ -277,7 +278,7 @@ class Cluster:
         timeout: float = 20,
     ) -> Reply:
         """Ask the host; `body` is sent as JSON, or as it is when it is bytes."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = self.connection(timeout)
         try:
             self._request(connection, method, path, body=body, token=token, headers=headers)
             response = connection.getresponse()
@@ -306,7 +307,7 @@ class Cluster:
     @contextmanager
     def raw(self, path: str, *, timeout: float = 20) -> Iterator[HTTPResponse]:
         """Yield the answer to a GET before its body is read."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = self.connection(timeout)
         try:
             self._request(connection, "GET", path)
             response = connection.getresponse()
@@ -317,6 +318,14 @@ class Cluster:
                 response.close()
         finally:
             connection.close()
+
+    def connection(self, timeout: float) -> HTTPConnection:
+        """Return a connection to the host, by TLS if its settings have a certificate."""
+        network = self.settings.get("network", {})
+        if "tls_cert" not in network:
+            return HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        context = ssl.create_default_context(cafile=str(network["tls_ca"]))
+        return HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=context)
 
     def _request(
         self,
@@ -338,7 +347,7 @@ class Cluster:
             data = data if data is not None else json.dumps(body).encode()
         connection.request(method, path, data, {**sent, **(headers or {})})
 
-    def _healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         self.host.check_alive()
         try:
             return self.http("GET", "/healthz", token=None, timeout=2).status == 200

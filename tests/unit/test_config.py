@@ -256,3 +256,17 @@ def test_log_files_and_numactl_are_nowhere_by_default(tmp_path: Path) -> None:
         "/r.log",
         "/n",
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "scheme"), [("tls_cert", "https"), ("tls_ca", "https"), ("tls_key", "http")]
+)
+def test_the_address_begins_as_the_certificates_say(tmp_path: Path, key: str, scheme: str) -> None:
+    config = load_config(written(tmp_path, f'[network]\n{key} = "x"'), {})
+    assert config.host_url == f"{scheme}://127.0.0.1:8000"
+
+
+def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
+    text = '[security]\nrunner_secret = "hunter2"\nrunner_token = "hunter3"\n'
+    text += '[security.tokens]\nalice = "hunter4"\n'
+    assert "hunter" not in repr(load_config(written(tmp_path, text), {}))

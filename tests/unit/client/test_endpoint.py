@@ -155,3 +155,24 @@ def test_a_runtime_folder_that_cannot_be_used_makes_no_noise(
 def test_the_token_is_in_no_representation() -> None:
     embed()
     assert "token" not in repr(resolve(environ={}))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_authority_of_file_or_variable_goes_with_every_https_address(
+    tmp_path: Path, scheme: str
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[network]\nhost_reachable_address = "head"\ntls_ca = "/file.pem"\n', "utf-8")
+    environ = {"HAKURIVER_CONFIG": str(path)}
+    found = resolve(environ=environ)
+    assert (found.url, found.tls_ca) == ("https://head:8000", "/file.pem")
+    found = resolve(f"{scheme}://other:1", token="t", environ=environ)
+    assert found.tls_ca == ("/file.pem" if scheme == "https" else "")
+    assert resolve("http://h:1", token="t", environ=environ).trust() is None
+    environ = {"HAKURIVER_NETWORK_TLS_CA": "/env.pem", "HAKURIVER_URL": "https://h:1"}
+    assert resolve(environ=environ).tls_ca == "/env.pem"
+
+
+def test_whom_to_trust_does_not_say_where_the_host_is() -> None:
+    with pytest.raises(HostUnreachable, match="nothing says where"):
+        resolve(environ={"HAKURIVER_NETWORK_TLS_CA": "/env.pem"})

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from tornado.testing import bind_unused_port
+from tornado.web import Application, RequestHandler
+
+from hakuriver import tls
+from hakuriver.host.listening import Server
+from support.certificates import Files, make_files
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+
+pytestmark = pytest.mark.asyncio
+ASK = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+class Hello(RequestHandler):
+    def get(self) -> None:
+        self.write(self.request.protocol)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return make_files(tmp_path_factory.mktemp("tls"))
+
+
+@pytest_asyncio.fixture
+async def ports(files: Files) -> AsyncIterator[tuple[int, int]]:
+    """A plain host's port and that of one that speaks TLS."""
+    served = tls.serving(files.network)
+    assert served is not None
+    servers: list[Server] = []
+    found: list[int] = []
+    for context in (None, served.context):
+        socket, port = bind_unused_port()
+        server = Server(Application([("/", Hello)]), context=context)
+        server.add_socket(socket)
+        servers.append(server)
+        found.append(port)
+    yield found[0], found[1]
+    for server in servers:
+        server.stop()
+        await server.close_all_connections()
+        assert not server._starting
+
+
+async def ask(port: int, data: bytes, context: ssl.SSLContext | None = None) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_each_speaks_its_own(ports: tuple[int, int], files: Files) -> None:
+    plain, secure = ports
+    assert (await ask(plain, ASK)).endswith(b"\r\n\r\nhttp")
+    assert (await ask(secure, ASK, tls.trusting(str(files.ca)))).endswith(b"\r\n\r\nhttps")
+
+
+async def test_the_wrong_one_is_told_off(ports: tuple[int, int], files: Files) -> None:
+    plain, secure = ports
+    answer = await ask(secure, ASK + b"x" * 100_000)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"write https://" in answer
+    with pytest.raises(OSError, match=r"(?i)ssl") as caught:
+        await ask(plain, ASK, tls.trusting(str(files.ca)))
+    said = tls.explain(caught.value)
+    assert said is not None
+    assert "plain HTTP" in said
+
+
+async def test_who_goes_or_waits_is_no_trouble(
+    ports: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    for port in ports:
+        for beginning in (b"", b"\x16", b"\x16\x03\x01\x00\x05nonsense"):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(beginning)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+    waiting = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
+    assert (await ask(ports[0], ASK)).endswith(b"http")
+    for _, writer in waiting:
+        writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
