@@ -1,24 +1,29 @@
 """``hakuriver.init``: write the configuration file, with fresh secrets.
 
+With ``--tls`` it makes an authority of the cluster's own first; see `hakuriver.cli.authority`.
+
 ``hakuriver.init service`` is `hakuriver.cli.services`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from hakuriver.cli.authority import TlsFiles, issue, names_of_host
 from hakuriver.cli.common import add_common_options, run
-from hakuriver.config import default_path, expand
-from hakuriver.disk import make_private, write_private
-from hakuriver.errors import ConfigError
+from hakuriver.cli.writing import write_new
+from hakuriver.config import Config, default_path, expand, load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+_NAME = "hakuriver.init"
 
 _TEMPLATE = """\
 # HakuRiver: one file for all roles. Keys in comments show their defaults.
@@ -88,49 +93,70 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return services.main(words[1:])
     parser = argparse.ArgumentParser(
-        "hakuriver.init",
+        _NAME,
         description="Write the configuration file, with fresh secrets.",
         epilog="`hakuriver.init service --help` tells how to have units for systemd written.",
     )
     add_common_options(parser)
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="make an authority and a certificate for the host beside it; again: renew the latter",
+    )
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address that the certificate is for as well (repeatable; with --tls)",
+    )
     arguments = parser.parse_args(words)
+    if arguments.host_name and not arguments.tls:
+        parser.error("--host-name goes with --tls")
 
     def command() -> int:
         path = expand(arguments.config) if arguments.config else default_path()
-        written = write_config(path)
-        print(f"{path}" if written else f"{path} exists already; it is unchanged")
+        if arguments.tls:
+            _with_tls(path.absolute(), arguments.host_name)
+        else:
+            _say(path, written=write_config(path))
         return 0
 
-    return run("hakuriver.init", command)
+    return run(_NAME, command)
 
 
-def write_config(path: Path) -> bool:
-    """Write a file with fresh secrets; False if there is one. See `write_new`."""
+def _say(path: Path, *, written: bool) -> None:
+    print(f"{path}" if written else f"{path} exists already; it is unchanged")
+
+
+def _with_tls(path: Path, more: Sequence[str]) -> None:
+    """Make or renew the host's certificate, then write the file unless there is one."""
+    files = TlsFiles(path.parent)
+    there = path.is_file()
+    network = (load_config(str(path)) if there else Config()).network
+    names = names_of_host(network.host_reachable_address, more)
+    made = issue(files, names)
+    _say(path, written=not there and write_config(path, tls=files.settings))
+    verb = "renewed, restart the host" if made.renewed else "made"
+    print(f"{files.cert} {verb}: until {made.not_after:%Y-%m-%d}, for {', '.join(made.names)}")
+    if there and not network.tls_cert:
+        print("To use it, write under [network]:")
+        print(_keys(files.settings))
+
+
+def write_config(path: Path, *, tls: Mapping[str, str] | None = None) -> bool:
+    """Write a file with fresh secrets; False if there is one. See `write_new`.
+
+    `tls` are the keys of ``[network]`` for it.
+    """
     text = _TEMPLATE.format(
-        runner_secret=secrets.token_hex(32), token=secrets.token_urlsafe(32), tls=_NO_TLS
+        runner_secret=secrets.token_hex(32),
+        token=secrets.token_urlsafe(32),
+        tls=_keys(tls) if tls else _NO_TLS,
     )
     return write_new(path, text)
 
 
-def write_new(path: Path, text: str) -> bool:
-    """Write a configuration file that its owner alone can read; False if there is one.
-
-    The file appears whole or not at all, and an existing one is never touched.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        make_private(path.parent)
-        write_private(draft, text.encode())
-        try:
-            # A link fails where a file exists; a rename would replace it.
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
-    return True
+def _keys(keys: Mapping[str, str]) -> str:
+    # JSON's strings are TOML's.
+    return "\n".join(f"{key} = {msgspec.json.encode(text).decode()}" for key, text in keys.items())

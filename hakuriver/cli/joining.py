@@ -1,5 +1,8 @@
 """Making this machine a node: check the host and the token, keep them in a file, then serve.
 
+A host that speaks TLS is known by the fingerprint of its authority, whose certificate is kept as
+well; without a fingerprint it must be of an authority that this system trusts.
+
 The token is on the command line until then and in no process list after it.
 """
 
@@ -16,8 +19,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hakuriver import tls
 from hakuriver.cli.common import tell
-from hakuriver.cli.init import write_new
+from hakuriver.cli.writing import write_new
 from hakuriver.config import default_path, expand
 from hakuriver.errors import ConfigError, HostUnreachable, InvalidRequest, NotFound, Unauthorized
 from hakuriver.model.targets import check_node_name
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME = "hakuriver.runner"
-_HTTP_PORT = 80
+_PORTS = {"http": 80, "https": 443}
 _ROOTS_STATE = "/var/lib/hakuriver"
 
 
@@ -41,6 +45,7 @@ class Node:
     shared_dir: str | None = None
     launcher: str = "auto"
     run_as_user: str | None = None
+    ca_fingerprint: str | None = None
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -53,25 +58,31 @@ def join(node: Node, explicit: str | None) -> Path:
     """Check the host and the token and write the node's own configuration; return its path.
 
     The file is `explicit`, else ``~/.hakuriver/runner-NAME.toml``. It has mode 0600, appears
-    whole or not at all, and one that is there is never changed: it must say the same.
+    whole or not at all, and one that is there is never changed: it must say the same. The
+    authority's certificate lies beside it, as ``runner-NAME-ca.pem``.
 
     Raises:
         InvalidRequest: that is no node name.
         ConfigError: the address or the folder cannot be used, or the file is there already and
             says otherwise.
-        HostUnreachable: nobody answers there.
+        HostUnreachable: nobody answers there, or it is not the host that was meant.
         Unauthorized: the host does not take the token for this name.
     """
     check_node_name(node.name)
-    launcher, notice = _launcher(node)
+    launcher, caution = _launcher(node)
     node = replace(node, launcher=launcher)
-    wanted = _wanted(node)
-    asyncio.run(_check(node))
     path = _path(node, explicit)
+    authority = path.with_name(f"{path.stem}-ca.pem")
+    wanted = _wanted(node, authority)
+    certificate = _known_authority(node)
+    asyncio.run(_check(node, certificate))
+    if certificate is not None:
+        _keep(authority, certificate)
     if not write_new(path, _toml(node, wanted)):
         _compare(path, wanted)
-    if notice:
-        tell(_NAME, notice)
+    # Of what came to nothing, the one line that says why is enough.
+    if caution:
+        tell(_NAME, caution)
     print(f"{path} makes this machine the node {node.name}; `{_NAME} -c {path}` starts it again")
     sys.stdout.flush()
     return path
@@ -84,7 +95,7 @@ def become_runner(path: Path, options: Sequence[str]) -> NoReturn:
 
 
 def _launcher(node: Node) -> tuple[str, str]:
-    """Return how the node is to start tasks, and what is to be said of that.
+    """Return how the node is to start tasks, and a caution or an empty string.
 
     They are units of systemd where that can be had.
 
@@ -99,10 +110,11 @@ def _launcher(node: Node) -> tuple[str, str]:
     found = find_manager(node.run_as_user or "")
     if isinstance(found, Manager):
         return node.launcher, ""
-    return "process", (
+    caution = (
         "tasks will be plain processes of this user, held to their limits by a watchdog: "
         f"{'; '.join(each.reason for each in found)} (`hakuriver doctor` says how to mend it)"
     )
+    return "process", caution
 
 
 def _path(node: Node, explicit: str | None) -> Path:
@@ -111,14 +123,18 @@ def _path(node: Node, explicit: str | None) -> Path:
     return expand(explicit).absolute()
 
 
-def _wanted(node: Node) -> dict[str, dict[str, object]]:
+def _wanted(node: Node, authority: Path) -> dict[str, dict[str, object]]:
     """Return the sections of the node's configuration."""
-    address, port = _address(node.url)
+    scheme, address, port = _address(node.url)
     wanted: dict[str, dict[str, object]] = {
         "network": {"host_reachable_address": address, "host_port": port},
         "runner": {"name": node.name, "launcher": node.launcher},
         "security": {"runner_token": node.token},
     }
+    if scheme == "https":
+        wanted["network"]["tls_ca"] = tls.SYSTEM if node.ca_fingerprint is None else str(authority)
+    elif node.ca_fingerprint is not None:
+        raise InvalidRequest("--ca-fingerprint", "goes with https:// after --join")
     paths: dict[str, object] = {}
     if node.run_as_user is not None:
         wanted["runner"]["run_as_user"] = node.run_as_user
@@ -135,15 +151,18 @@ def _wanted(node: Node) -> dict[str, dict[str, object]]:
     return wanted
 
 
-def _address(url: str) -> tuple[str, int]:
+def _address(url: str) -> tuple[str, str, int]:
     try:
         parts = urlsplit(url)
-        address, port = parts.hostname, parts.port or _HTTP_PORT
+        address, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         parts, address, port = urlsplit(""), None, 0
-    if parts.scheme != "http" or not address or "@" in parts.netloc or parts.path not in ("", "/"):
-        raise InvalidRequest("--join", f"{_shown(url)!r} is no address: write http://HOST:PORT")
-    return address, port
+    known = parts.scheme in _PORTS and address and parts.path in ("", "/")
+    if not known or not address or "@" in parts.netloc:
+        raise InvalidRequest(
+            "--join", f"{_shown(url)!r} is no address: write http://HOST:PORT or https://HOST:PORT"
+        )
+    return parts.scheme, address, port
 
 
 def _shown(url: str) -> str:
@@ -151,12 +170,41 @@ def _shown(url: str) -> str:
     return url.rpartition("@")[2]
 
 
-async def _check(node: Node) -> None:
-    """Ask the host whether the token is good for the name."""
+def _known_authority(node: Node) -> str | None:
+    """Return the certificate by which the host is known, None if it is not known by one."""
+    if node.ca_fingerprint is None:
+        return None
     # Imported here: usage errors need no HTTP.
-    from hakuriver.client.transport import Transport  # noqa: PLC0415
+    from hakuriver.cli import fingerprints  # noqa: PLC0415
 
-    transport = Transport(node.url, node.token)
+    _, address, port = _address(node.url)
+    return fingerprints.authority_of(address, port, fingerprints.checked(node.ca_fingerprint))
+
+
+def _keep(path: Path, certificate: str) -> None:
+    """Write the authority's certificate; one that is there must be the same."""
+    if write_new(path, certificate):
+        return
+    try:
+        same = certificate in tls.certificates(path.read_text("ascii", "replace"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    if not same:
+        raise ConfigError(
+            f"{path} is there already and is of another authority: remove it to join anew"
+        )
+
+
+async def _check(node: Node, authority: str | None) -> None:
+    """Ask the host whether the token is good for the name.
+
+    It gets the token only after it has shown that it is the one that `authority` speaks for.
+    """
+    # Imported here: usage errors need no HTTP.
+    from hakuriver.client.transport import Transport, Untrusted  # noqa: PLC0415
+
+    trust = None if authority is None else tls.trusting_only(authority)
+    transport = Transport(node.url, node.token, trust=trust)
     try:
         await transport.request("GET", "/api/runner/check", _Checked, params={"name": node.name})
     except Unauthorized:
@@ -168,6 +216,9 @@ async def _check(node: Node) -> None:
         raise ConfigError(
             f"at {transport.url} is no host that nodes of this version can join"
         ) from None
+    except Untrusted as error:
+        more = "" if authority else "; the line of `hakuriver token` names it by --ca-fingerprint"
+        raise Untrusted(f"{error}{more}") from None
     except HostUnreachable:
         raise HostUnreachable(
             f"no host answers at {transport.url}: is it running, and does it listen on an address "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _NAME = "hakuriver.runner"
 _SYSFS = Path("/sys")
-_JOINING_ONLY = ("shared_dir", "launcher", "run_as_user")
+_JOINING_ONLY = ("shared_dir", "launcher", "run_as_user", "ca_fingerprint")
 _TOGETHER = "--join, --name and --token go together (`hakuriver token` on the host's machine)"
 
 
@@ -56,6 +56,12 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--name", metavar="NAME", help="the node's name")
     group.add_argument("--token", metavar="TOKEN", help="its token")
     group.add_argument(
+        "--ca-fingerprint",
+        metavar="sha256:…",
+        help="of the authority by which a host that speaks TLS is known (default: one that this "
+        "system trusts)",
+    )
+    group.add_argument(
         "--shared-dir", metavar="DIR", help="a folder at the same path on all machines, for logs"
     )
     group.add_argument(
@@ -90,6 +96,7 @@ def _join(arguments: argparse.Namespace) -> int:
         arguments.shared_dir,
         arguments.launcher or "auto",
         arguments.run_as_user,
+        arguments.ca_fingerprint,
     )
     path = joining.join(node, arguments.config)
     options: list[str] = []

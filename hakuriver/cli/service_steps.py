@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hakuriver.cli.unit_parts import tls_files
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -74,8 +76,9 @@ def cautions(service: Service, environ: Mapping[str, str]) -> list[str]:
             f"{', '.join(ours)}: set here but not for the service, which reads nothing but "
             f"{service.config_file}"
         )
-    for path in (service.config_file, Path(service.python).resolve()):
-        barrier = None if account.root else _barrier(path, account)
+    for path in (service.config_file, Path(service.python).resolve(), *tls_files(service)):
+        # One that is not there yet, the service itself tells.
+        barrier = None if account.root or not path.exists() else _barrier(path, account)
         if barrier is not None:
             told.append(f"{account.name} cannot read {path}: see owner and mode of {barrier}")
     return told

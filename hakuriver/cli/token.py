@@ -8,6 +8,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from hakuriver import tls
 from hakuriver.cli.common import add_common_options, print_json, run, settings, tell
 from hakuriver.config import default_path, find_config
 from hakuriver.errors import ConfigError
@@ -39,12 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(config, str(path))
         token = runner_token(config.security.runner_secret, name)
         line = ["hakuriver.runner", "--join", config.host_url, "--name", name, "--token", token]
+        known_by = _fingerprint(config)
+        if known_by is not None:
+            line += ["--ca-fingerprint", known_by]
         if arguments.json:
             print_json(
                 {
                     "node": name,
                     "url": config.host_url,
                     "token": token,
+                    "ca_fingerprint": known_by,
                     "command": shlex.join(line),
                 }
             )
@@ -53,6 +58,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return run(_NAME, command)
+
+
+def _fingerprint(config: Config) -> str | None:
+    """Return by which fingerprint nodes know the host; None for plain HTTP and public authorities.
+
+    Raises:
+        ConfigError: the host does not present its private authority's certificate.
+    """
+    network = config.network
+    if not network.tls_cert or network.tls_ca == tls.SYSTEM:
+        return None
+    anchor = tls.anchor(network)
+    if anchor is not None:
+        return tls.fingerprint(anchor)
+    if network.tls_ca:
+        raise ConfigError(
+            f"network.tls_cert: {network.tls_cert} does not hold its authority's certificate, by "
+            f"which nodes know the host: append {network.tls_ca} to it"
+        )
+    return None
 
 
 def _check(config: Config, path: str) -> None:

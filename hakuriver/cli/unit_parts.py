@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hakuriver import tls
 from hakuriver.cli.sandbox import apart
 from hakuriver.config import expand
 from hakuriver.errors import ConfigError
@@ -93,6 +94,19 @@ def folders_of(service: Service) -> Folders:
     logs = _absolute(service, f"paths.{service.role}_log_file", log).parent if log else None
     used = (_absolute(service, f"paths.{key}", text) for key, text in shared.items() if text)
     return Folders(_state(service), logs, tuple(used))
+
+
+def tls_files(service: Service) -> list[Path]:
+    """Return the certificates and the key that a service reads.
+
+    Raises:
+        ConfigError: a path is relative.
+    """
+    network = service.config.network
+    keys = {"tls_ca": network.tls_ca if network.tls_ca != tls.SYSTEM else ""}
+    if service.role == "host":
+        keys = {"tls_cert": network.tls_cert, "tls_key": network.tls_key}
+    return [_absolute(service, f"network.{key}", text) for key, text in keys.items() if text]
 
 
 def _state(service: Service) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli import sandbox
-from hakuriver.cli.unit_parts import STATE_DIRECTORY, checked, folders_of, word
+from hakuriver.cli.unit_parts import STATE_DIRECTORY, checked, folders_of, tls_files, word
 from hakuriver.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +77,13 @@ def _order(service: Service, folders: Folders) -> list[str]:
     lines = [f"Description=HakuRiver {service.role}"]
     if not service.system:
         return lines
-    needed = (service.config_file, Path(service.python), *folders.own, *folders.shared)
+    needed = (
+        service.config_file,
+        Path(service.python),
+        *tls_files(service),
+        *folders.own,
+        *folders.shared,
+    )
     account, after = service.account, "network-online.target"
     if service.role == "runner" and not account.root:
         # Without a rule for sudo, tasks are units of the account's own manager.
@@ -167,7 +173,13 @@ def _fence(service: Service, folders: Folders) -> str:
         return text
     # A host only reads what all share.
     writable = [*folders.own, *(folders.shared if service.role == "runner" else ())]
-    needed = (*folders.own, *folders.shared, service.config_file, Path(service.python))
+    needed = (
+        *folders.own,
+        *folders.shared,
+        *tls_files(service),
+        service.config_file,
+        Path(service.python),
+    )
     if any(path.is_relative_to(base) for path in needed for base in _TEMPORARY):
         text += "# PrivateTmp= would hide paths that are in use.\n"
         writable += _TEMPORARY

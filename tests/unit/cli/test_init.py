@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from hakuriver import tls
 from hakuriver.cli.init import main, write_config
 from hakuriver.config import Config, default_path, load_config
 from hakuriver.host.auth import Gate
@@ -129,3 +130,99 @@ def test_usage() -> None:
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == code
+
+
+# -- with TLS -------------------------------------------------------------------------------
+
+
+def test_a_new_file_can_be_used_with_tls_as_it_is(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "deep" / "c.toml"
+    assert main(["-c", str(path), "--tls", "--host-name", "Head.Example"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == str(path)
+    assert "Head.Example, 127.0.0.1" in shown[1]
+    config = load_config(str(path), {})
+    assert config.host_url == "https://127.0.0.1:8000"
+    served = tls.serving(config.network)
+    assert served is not None
+    assert {"head.example", "localhost"} <= served.names
+    assert tls.anchor(config.network) == (path.parent / "tls-ca.pem").read_text()
+    files = sorted(file.name for file in path.parent.iterdir())
+    assert files == ["c.toml", "tls-ca.key", "tls-ca.pem", "tls-host.key", "tls-host.pem"]
+    assert {mode(file) for file in path.parent.iterdir()} == {0o600}
+
+
+def test_again_it_renews_the_hosts_certificate_alone(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "c.toml"
+    main(["-c", str(path), "--tls"])
+    changed = path.read_text().replace(
+        'host_reachable_address = "127.0.0.1"', 'host_reachable_address = "head.example"'
+    )
+    path.write_text(changed)
+    before = {file.name: file.read_bytes() for file in home.iterdir()}
+    capsys.readouterr()
+    assert main(["-c", str(path), "--tls"]) == 0
+    shown = capsys.readouterr().out
+    assert "renewed, restart the host" in shown
+    assert "under [network]" not in shown
+    after = {file.name: file.read_bytes() for file in home.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"tls-host.pem"}
+    assert mode(home / "tls-host.pem") == 0o600
+    served = tls.serving(load_config(str(path), {}).network)
+    assert served is not None
+    assert "head.example" in served.names
+
+
+def test_for_a_file_that_is_there_it_says_what_to_write(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "c.toml"
+    main(["-c", str(path)])
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert main(["-c", str(path), "--tls"]) == 0
+    assert path.read_bytes() == before
+    shown = capsys.readouterr().out
+    for key in ("tls_cert", "tls_key", "tls_ca"):
+        assert re.search(f'(?m)^{key} = "{home}/tls-.*"$', shown)
+
+
+@pytest.mark.parametrize("name", ["tls-ca.key", "tls-ca.pem"])
+def test_half_an_authority_is_told(
+    home: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = home / "c.toml"
+    main(["-c", str(path), "--tls"])
+    (home / name).unlink()
+    capsys.readouterr()
+    assert main(["-c", str(path), "--tls"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert name in err
+    (home / name).write_text("damaged", "ascii")
+    assert main(["-c", str(path), "--tls"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_names_that_are_none_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("https://head", "a b", "höst"):
+        assert main(["-c", str(home / "c.toml"), "--tls", "--host-name", name]) == 2
+        assert "--host-name" in capsys.readouterr().err
+    assert not (home / "c.toml").exists()
+    with pytest.raises(SystemExit):
+        main(["--host-name", "head"])
+
+
+def test_without_the_package_it_names_the_extra(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "hakuriver.cli.certificates", raising=False)
+    monkeypatch.delattr("hakuriver.cli.certificates", raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert main(["-c", str(home / "c.toml"), "--tls"]) == 2
+    assert "pip install 'hakuriver-jupyter[tls]'" in capsys.readouterr().err
+    assert list(home.iterdir()) == []

@@ -7,8 +7,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -294,6 +296,31 @@ def test_a_relative_path_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match="is relative"):
             unit(made)
+
+
+@pytest.mark.parametrize(
+    ("role", "read", "unread"),
+    [("host", {"host.pem", "host.key"}, {"ca.pem"}), ("runner", {"ca.pem"}, {"host.pem"})],
+)
+def test_what_a_service_reads_for_tls_is_there_before_it_and_not_hidden(
+    role: Role, read: set[str], unread: set[str]
+) -> None:
+    network = Network(
+        tls_cert="/srv/tls/host.pem", tls_key="/srv/tls/host.key", tls_ca="/srv/tls/ca.pem"
+    )
+    made = replace(service(role, ALICE), config=Config(network=network, paths=STATE))
+    mounts = unit_words(parse_unit(unit(made))["Unit"]["RequiresMountsFor"][0])
+    assert {f"/srv/tls/{name}" for name in read} <= set(mounts)
+    assert not {f"/srv/tls/{name}" for name in unread} & set(mounts)
+    hidden = msgspec.structs.replace(network, tls_cert="/tmp/host.pem")
+    made = replace(service("host", ALICE), config=Config(network=hidden, paths=STATE))
+    assert "PrivateTmp" not in keys(made)
+    relative = msgspec.structs.replace(network, tls_key="host.key")
+    made = replace(service("host", ALICE), config=Config(network=relative, paths=STATE))
+    with pytest.raises(ConfigError, match=r"network\.tls_key"):
+        unit(made)
+    public = Config(network=Network(tls_ca="system"), paths=STATE)
+    assert "system" not in unit(replace(service("runner", ALICE), config=public)).split()
 
 
 def test_every_comment_is_a_line_of_its_own() -> None:
