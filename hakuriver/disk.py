@@ -56,11 +56,16 @@ def let_pass(folder: Path) -> None:
         os.fchmod(descriptor, mode | 0o011)
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file with mode 0600 that appears whole or not at all, even if the power fails."""
+def write_private(path: Path, content: bytes, *, owner: tuple[int, int] | None = None) -> None:
+    """Write a file with mode 0600 that appears whole or not at all, even if the power fails.
+
+    `owner` are the ids of the user and the group that it is to belong to, if not to this process's.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -21,6 +21,7 @@ import msgspec
 
 from hakuriver import tls
 from hakuriver.cli.common import tell
+from hakuriver.cli.rotating import replace_runner_token
 from hakuriver.cli.writing import write_new
 from hakuriver.config import default_path, expand
 from hakuriver.errors import ConfigError, HostUnreachable, InvalidRequest, NotFound, Unauthorized
@@ -58,7 +59,8 @@ def join(node: Node, explicit: str | None) -> Path:
     """Check the host and the token and write the node's own configuration; return its path.
 
     The file is `explicit`, else ``~/.hakuriver/runner-NAME.toml``. It has mode 0600, appears
-    whole or not at all, and one that is there is never changed: it must say the same. The
+    whole or not at all. One that is there must say the same and is never changed but for the token,
+    if the host takes the new one. The
     authority's certificate lies beside it, as ``runner-NAME-ca.pem``.
 
     Raises:
@@ -238,7 +240,10 @@ def _toml(node: Node, sections: dict[str, dict[str, object]]) -> str:
 
 
 def _compare(path: Path, wanted: dict[str, dict[str, object]]) -> None:
-    """Raise `ConfigError` unless the file there says what is wanted; it may say more."""
+    """Raise `ConfigError` unless the file there says what is wanted; it may say more.
+
+    Of another token it takes the new one.
+    """
     try:
         there: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
@@ -251,6 +256,11 @@ def _compare(path: Path, wanted: dict[str, dict[str, object]]) -> None:
         for key, value in keys.items()
         if not _same(there.get(section, {}).get(key), value)
     ]
+    if different == ["security.runner_token"]:
+        # The host was asked and takes the new one: its runner secret was replaced.
+        replace_runner_token(path, str(wanted["security"]["runner_token"]))
+        tell(_NAME, f"{path} holds the node's new token")
+        return
     if different:
         raise ConfigError(
             f"{path} is there already and differs in {', '.join(different)}: remove it to join "

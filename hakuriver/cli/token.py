@@ -1,4 +1,4 @@
-"""``hakuriver token``: the one line that makes another machine a node."""
+"""``hakuriver token``: the one line that makes another machine a node, and new secrets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from hakuriver import tls
+from hakuriver.cli import rotating
 from hakuriver.cli.common import add_common_options, print_json, run, settings, tell
 from hakuriver.config import default_path, find_config
 from hakuriver.errors import ConfigError
@@ -17,6 +18,7 @@ from hakuriver.model.targets import check_node_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from hakuriver.config import Config
 
@@ -24,40 +26,94 @@ _NAME = "hakuriver token"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the line for one node; return the exit code."""
-    parser = argparse.ArgumentParser(
-        _NAME, description="Print the line that makes a machine a node; run it on that machine."
-    )
-    add_common_options(parser)
-    parser.add_argument("--node", required=True, metavar="NAME", help="what the node is called")
-    parser.add_argument("--json", action="store_true", help="print nothing but JSON on stdout")
-    arguments = parser.parse_args(argv)
+    """Print the line for one node, or replace secrets; return the exit code."""
+    arguments = _parser().parse_args(argv)
 
     def command() -> int:
-        name = check_node_name(arguments.node)
-        config = settings(_NAME, arguments.config)
         path = find_config(arguments.config, os.environ) or default_path()
-        _check(config, str(path))
-        token = runner_token(config.security.runner_secret, name)
-        line = ["hakuriver.runner", "--join", config.host_url, "--name", name, "--token", token]
-        known_by = _fingerprint(config)
-        if known_by is not None:
-            line += ["--ca-fingerprint", known_by]
-        if arguments.json:
-            print_json(
-                {
-                    "node": name,
-                    "url": config.host_url,
-                    "token": token,
-                    "ca_fingerprint": known_by,
-                    "command": shlex.join(line),
-                }
-            )
+        if arguments.node is not None:
+            _node(arguments, path)
+        elif arguments.rotate is not None:
+            _rotate(arguments, path)
         else:
-            print(shlex.join(line))
+            _rotate_runners(arguments, path)
         return 0
 
     return run(_NAME, command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        _NAME,
+        description="Print the line that makes a machine a node; run it on that machine. Or "
+        "replace secrets of the host; restart it then: tasks go on, old tokens end.",
+    )
+    add_common_options(parser)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--node", metavar="NAME", help="what the node is called")
+    which.add_argument(
+        "--rotate",
+        metavar="NAME",
+        help="write a new client token of this name into the configuration and print it",
+    )
+    which.add_argument(
+        "--rotate-runners",
+        action="store_true",
+        help="write a new runner secret into the configuration; all nodes must then join anew",
+    )
+    parser.add_argument("--json", action="store_true", help="print nothing but JSON on stdout")
+    return parser
+
+
+def _node(arguments: argparse.Namespace, path: Path) -> None:
+    name = check_node_name(arguments.node)
+    config = settings(_NAME, arguments.config)
+    _check(config, str(path))
+    token = runner_token(config.security.runner_secret, name)
+    line = ["hakuriver.runner", "--join", config.host_url, "--name", name, "--token", token]
+    known_by = _fingerprint(config)
+    if known_by is not None:
+        line += ["--ca-fingerprint", known_by]
+    if arguments.json:
+        print_json(
+            {
+                "node": name,
+                "url": config.host_url,
+                "token": token,
+                "ca_fingerprint": known_by,
+                "command": shlex.join(line),
+            }
+        )
+    else:
+        print(shlex.join(line))
+
+
+def _rotate(arguments: argparse.Namespace, path: Path) -> None:
+    settings(_NAME, arguments.config)
+    token = rotating.rotate_token(path, arguments.rotate)
+    if arguments.json:
+        print_json({"name": arguments.rotate, "token": token})
+    else:
+        print(token)
+    tell(
+        _NAME,
+        f"{path} holds the new token of {arguments.rotate}; restart the host, which ends the old "
+        "one and every session with it (tasks go on)",
+    )
+
+
+def _rotate_runners(arguments: argparse.Namespace, path: Path) -> None:
+    settings(_NAME, arguments.config)
+    if (variable := rotating.overridden("runner_secret")) is not None:
+        raise ConfigError(f"{variable} overrides the secret of the file: change it where it is set")
+    rotating.rotate_runner_secret(path)
+    if arguments.json:
+        print_json({"rotated": "runners"})
+    tell(
+        _NAME,
+        f"{path} holds a new runner secret; restart the host (tasks go on), then let each node "
+        "join anew with the line of `hakuriver token --node NAME`",
+    )
 
 
 def _fingerprint(config: Config) -> str | None:

@@ -19,7 +19,7 @@ _COMMANDS = {
     "host": ("host", "main", "run the host"),
     "runner": ("runner", "main", "run this machine's runner"),
     "doctor": ("doctor", "main", "show what this machine can enforce for tasks, and why not"),
-    "token": ("token", "main", "print the line that makes another machine a node"),
+    "token": ("token", "main", "print the line that makes another machine a node; replace secrets"),
     "client": ("client", "main", "submit, watch and end tasks; show nodes"),
 }
 
