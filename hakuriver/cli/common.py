@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hakuriver._version import __version__
 from hakuriver.cli.tables import printable
-from hakuriver.config import find_config, load_config
+from hakuriver.config import expand, find_config, load_config
 from hakuriver.errors import HakuRiverError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from pathlib import Path
 
     from hakuriver.config import Config
 
@@ -41,7 +43,16 @@ def settings(name: str, explicit: str | None) -> Config:
     secret = security.runner_secret or security.runner_token or security.tokens
     if path is not None and secret and os.name == "posix" and path.stat().st_mode & _OTHERS:
         tell(name, f"others can read the secrets in {path}: chmod 600 {shlex.quote(str(path))}")
+    if config.network.tls_key and os.name == "posix":
+        _warn_of_key(name, expand(config.network.tls_key))
     return config
+
+
+def _warn_of_key(name: str, key: Path) -> None:
+    # Whoever uses it tells if it cannot be had; on other machines than the host's it is not there.
+    with suppress(OSError):
+        if key.stat().st_mode & _OTHERS:
+            tell(name, f"others can read the key {key}: chmod 600 {shlex.quote(str(key))}")
 
 
 def print_json(value: object) -> None:

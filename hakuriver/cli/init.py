@@ -139,7 +139,7 @@ def _with_tls(path: Path, more: Sequence[str]) -> None:
     _say(path, written=not there and write_config(path, tls=files.settings))
     verb = "renewed, restart the host" if made.renewed else "made"
     print(f"{files.cert} {verb}: until {made.not_after:%Y-%m-%d}, for {', '.join(made.names)}")
-    if there and not network.tls_cert:
+    if there and expand(network.tls_cert).absolute() != files.cert:
         print("To use it, write under [network]:")
         print(_keys(files.settings))
 

@@ -263,7 +263,9 @@ def _check_url(url: str) -> str:
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigError(f"{url!r} is no address of a host: {error}") from None
     if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
-        raise ConfigError(f"{_unsigned(parsed)!r} is no address: write http://HOST:PORT")
+        raise ConfigError(
+            f"{_unsigned(parsed)!r} is no address: write http://HOST:PORT or https://…"
+        )
     return url.rstrip("/")
 
 

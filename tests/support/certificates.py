@@ -50,6 +50,7 @@ class Files:
         if alone:
             chain = chain.removesuffix(self.authority.certificate)
         self.cert.write_text(chain, "ascii")
+        self.key.touch(0o600)
         self.key.write_text(made.key, "ascii")
 
     @property

@@ -247,8 +247,11 @@ def test_a_file_that_others_can_read_is_warned_of(
     path.write_text('[network]\nhost_bind_ip = "0.0.0.0"\nhost_reachable_address = "head"\n')
     assert token.main(["-c", str(path), "--node", "n3"]) == 2
     assert "chmod" not in capsys.readouterr().err
-    path.write_text(path.read_text() + '[security]\nrunner_secret = "hunter2"\n', "utf-8")
+    (home / "own.key").touch(0o640)
+    text = path.read_text() + f'tls_key = "{home / "own.key"}"\n'
+    path.write_text(text + '[security]\nrunner_secret = "hunter2"\n', "utf-8")
     assert token.main(["-c", str(path), "--node", "n3"]) == 0
     err = capsys.readouterr().err
     assert err.count(f"chmod 600 {path}") == 1
+    assert err.count(f"chmod 600 {home / 'own.key'}") == 1
     assert "hunter2" not in err
