@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tornado.web import Application, RequestHandler
 
 from hakuriver.host import links
-from hakuriver.host.api import events, logs, nodes, submit, tasks
+from hakuriver.host.api import events, logs, nodes, openapi, submit, tasks
 from hakuriver.host.api.base import UnknownPath
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def make_app(services: Services) -> Application:
         *logs.ROUTES,
         *nodes.ROUTES,
         *events.ROUTES,
+        *openapi.ROUTES,
     ]
     return Application(
         routes,

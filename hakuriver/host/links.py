@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from hakuriver._version import __version__
 from hakuriver.errors import Conflict, InvalidRequest, StoreError, Unauthorized
 from hakuriver.host import exchange, retention
 from hakuriver.host.api.base import ApiHandler, services_of
+from hakuriver.host.api.operations import JSON, MSGPACK, Operation
 from hakuriver.host.auth import bearer
 from hakuriver.model.auth import runner_token
 from hakuriver.model.ids import parse_id
@@ -39,8 +41,9 @@ from hakuriver.model.messages import (
     encode,
     messages_from_runner,
 )
-from hakuriver.model.targets import check_node_name
+from hakuriver.model.targets import MAX_NODE_NAME, check_node_name
 from hakuriver.model.tasks import TaskState
+from hakuriver.model.views import Joining
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -66,6 +69,14 @@ def authenticated_node(request: HTTPServerRequest, services: Services) -> str | 
     return name if hmac.compare_digest(given.encode(), expected.encode()) else None
 
 
+class RunnerQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """For which node a runner speaks."""
+
+    name: Annotated[
+        str, Meta(max_length=MAX_NODE_NAME, description="The node that the token is for.")
+    ]
+
+
 class RunnerLink(WebSocketHandler):
     """One runner's link. Messages about one task are handled in the order they come."""
 
@@ -86,6 +97,12 @@ class RunnerLink(WebSocketHandler):
         if name is None:
             self.set_status(401)
             await self.finish({"detail": "this is no runner token for the node it names"})
+            return
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            # Else Tornado would answer in plain text.
+            self.set_status(405 if self.request.method != "GET" else 426)
+            self.set_header("Allow", "GET")
+            await self.finish({"detail": "this path takes the WebSocket of a runner alone"})
             return
         self._name = name
         self._cluster = services.cluster
@@ -263,11 +280,40 @@ class Check(ApiHandler):
     async def get(self) -> None:
         """Answer which cluster this is."""
         store = self.services.cluster.store
-        await self.reply(
-            {"node": self.owner, "cluster_id": store.cluster_id, "version": __version__}
-        )
+        await self.reply(Joining(node=self.owner, cluster_id=store.cluster_id, version=__version__))
 
 
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/runner",
+        summary="The link of a runner: a WebSocket",
+        query=RunnerQuery,
+        status=101,
+        errors=(403, 426),
+        access="runner",
+        prefixed=True,
+    ),
+    Operation(
+        method="GET",
+        path="/runner/check",
+        summary="Whether a token is good for a node",
+        query=RunnerQuery,
+        replies={JSON: Joining},
+        access="runner",
+        prefixed=True,
+    ),
+    Operation(
+        method="GET",
+        path="/runner/launch/{task_id}",
+        summary="What to start, where it is too large for the link",
+        query=RunnerQuery,
+        replies={MSGPACK: None},
+        errors=(404, 409),
+        access="runner",
+        prefixed=True,
+    ),
+]
 ROUTES: list[tuple[str, Any]] = [
     (r"/api/runner", RunnerLink),
     (r"/api/runner/check", Check),

@@ -84,7 +84,7 @@ class Nodes:
         """Return a node; raise `NotFound`."""
         if name not in self._nodes:
             known = ", ".join(sorted(self._nodes)) or "none has joined yet"
-            raise NotFound(f"there is no node {name!r} (nodes: {known})")
+            raise NotFound(f"there is no node {name[:80]!r} (nodes: {known})")
         return self._nodes[name]
 
     def find(self, name: str | None) -> Node | None:

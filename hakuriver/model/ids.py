@@ -7,7 +7,9 @@ strings, since they exceed 2^53.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
 
 from hakuriver.errors import NotFound
 
@@ -19,6 +21,10 @@ _SEQUENCES = 1 << 12
 _INSTANCES = 1 << 10
 _MAX_ID = (1 << 63) - 1
 _A_DAY = 86_400_000
+#: An id as it stands in paths and queries.
+IdText = Annotated[
+    str, Meta(pattern="^[0-9]{1,19}$", description="An id: a decimal number of at most 19 digits.")
+]
 _DIGITS = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
 
 

@@ -18,13 +18,19 @@ class NodeStatus(StrEnum):
 
 Cpu = Annotated[int, Meta(ge=0, le=1 << 16)]
 Bytes = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-NumaNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,3})$")]
+NumaNumber = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,3})\Z")]
+# A runner is little trusted: what is no number (NaN, infinity) or absurd breaks the link.
+Figure = Annotated[float, Meta(ge=0, le=1e12)]
+# A reason may hold what a program printed.
+Words = Annotated[str, Meta(max_length=1 << 16)]
+Word = Annotated[str, Meta(max_length=200)]
+Cpus = Annotated[tuple[Cpu, ...], Meta(max_length=1 << 16)]
 
 
 class NumaNode(msgspec.Struct, frozen=True):
     """One memory domain: its CPU numbers and its memory, as the kernel counts them."""
 
-    cores: tuple[Cpu, ...]
+    cores: Cpus
     memory_bytes: Bytes
 
 
@@ -35,14 +41,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     know.
     """
 
-    unprivileged_user: str | None = None
-    cpu_quota: str | None = None
-    process_limit: str | None = None
-    memory_limit: str | None = None
-    time_limit: str | None = None
-    numa_binding: str | None = None
-    private_network: str | None = None
-    private_pid: str | None = None
+    unprivileged_user: Words | None = None
+    cpu_quota: Words | None = None
+    process_limit: Words | None = None
+    memory_limit: Words | None = None
+    time_limit: Words | None = None
+    numa_binding: Words | None = None
+    private_network: Words | None = None
+    private_pid: Words | None = None
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,9 +58,9 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     kernel's NUMA node number, as text, to the part of it within those CPUs; empty means unknown.
     """
 
-    version: str
-    launcher: str
-    cpus: tuple[Cpu, ...]
+    version: Word
+    launcher: Word
+    cpus: Cpus
     memory_bytes: Bytes
     numa_topology: dict[NumaNumber, NumaNode] = {}
     capabilities: Capabilities = Capabilities()
@@ -63,15 +69,15 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
 class NumaUse(msgspec.Struct, frozen=True):
     """How busy one NUMA node is: CPU in per cent of its cores, memory in bytes."""
 
-    cpu_percent: float
-    memory_used_bytes: int
+    cpu_percent: Figure
+    memory_used_bytes: Bytes
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """A node's measured use: shown, never scheduled on."""
 
-    cpu_percent: float = 0.0
-    memory_used_bytes: int = 0
-    memory_total_bytes: int = 0
-    load_average: float = 0.0
-    numa: dict[str, NumaUse] = {}
+    cpu_percent: Figure = 0.0
+    memory_used_bytes: Bytes = 0
+    memory_total_bytes: Bytes = 0
+    load_average: Figure = 0.0
+    numa: dict[NumaNumber, NumaUse] = {}

@@ -22,19 +22,70 @@ MAX_SCRIPT = 8 << 20
 # The kernel's MAX_ARG_STRLEN is 32 pages with the closing NUL.
 MAX_ARGUMENT = (128 << 10) - 1
 MAX_TOTAL = 1 << 20
+#: So many arguments and variables, even empty ones: each costs the kernel a pointer.
+MAX_ARGUMENTS = 1 << 16
 MAX_TARGETS = 1000
+# A node's name, a colon and the number of a NUMA node.
+MAX_TARGET = 258
+MAX_PATH = 4095
 MAX_CORES = 1 << 16
 MAX_KEY = 200
 MAX_MANY = 1000
 #: So many tasks may the submissions of one request make together.
 MAX_TOGETHER = 10_000
 MAX_LOGS = 200
+# Longer than any id: what cannot be one is told as such.
+MAX_ID = 100
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 _AT = re.compile(r"(?P<reason>.*) - at `(?P<path>[^`]*)`\Z", re.DOTALL)
+#: What a schema says of a field, in the words that mend it.
+_WORDS = {
+    ("targets", "Expected `array` of length >= 1"): (
+        "is empty (leave it out to let the scheduler pick)"
+    ),
+    ("working_directory", "Expected `str` matching regex '^/'"): "must be an absolute path",
+    ("command", "Expected `str` of length >= 1"): "is empty",
+    ("interpreter", "Expected `array` of length >= 1"): "is empty",
+}
 
 T = TypeVar("T")
 _Name = Annotated[str, Meta(max_length=200)]
+# What a schema counts are characters; the bytes are counted by hand.
+_IN_WORDS = (
+    f"Without NUL; at most {MAX_ARGUMENT} bytes of UTF-8. All arguments and variables together "
+    f"have at most {MAX_TOTAL} bytes."
+)
+_Argument = Annotated[str, Meta(max_length=MAX_ARGUMENT, description=_IN_WORDS)]
+_Interpreter = Annotated[list[_Argument], Meta(min_length=1, max_length=MAX_ARGUMENTS)]
+# Checked by hand: msgspec does not say which variable of an object it means.
+_Value = Annotated[str, Meta(extra_json_schema={"maxLength": MAX_ARGUMENT}, description=_IN_WORDS)]
+_VariableName = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        description="Letters, digits and _, no digit first.",
+    ),
+]
+_Environment = Annotated[dict[_VariableName, _Value], Meta(max_length=MAX_ARGUMENTS)]
+_Target = Annotated[
+    str, Meta(max_length=MAX_TARGET, description="A node, or one of its NUMA nodes: `node:0`.")
+]
+_Directory = Annotated[
+    str, Meta(pattern="^/", max_length=MAX_PATH, description="An absolute path without NUL.")
+]
+_Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, description="Without NUL.")]
+_Script = Annotated[
+    str, Meta(min_length=1, max_length=MAX_SCRIPT, description=f"At most {MAX_SCRIPT} bytes.")
+]
+_ScriptBase64 = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=-(-MAX_SCRIPT // 3) * 4,
+        extra_json_schema={"contentEncoding": "base64"},
+    ),
+]
 
 
 class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -46,22 +97,22 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     `idempotency_key` of the same owner again is answered as before, and creates nothing.
     """
 
-    command: str | None = None
-    arguments: list[str] = []
-    env_vars: dict[str, str] = {}
+    command: Annotated[_Argument, Meta(min_length=1)] | None = None
+    arguments: Annotated[list[_Argument], Meta(max_length=MAX_ARGUMENTS)] = []
+    env_vars: _Environment = {}
     required_cores: Annotated[int, Meta(ge=0, le=MAX_CORES)] = 1
     required_memory_bytes: Annotated[int, Meta(ge=1, le=MAX_MEMORY)] | None = None
     use_private_network: bool = False
     use_private_pid: bool = False
-    targets: Annotated[list[str], Meta(max_length=MAX_TARGETS)] | None = None
-    script: str | None = None
-    script_base64: str | None = None
-    interpreter: list[str] | None = None
-    working_directory: str | None = None
+    targets: Annotated[list[_Target], Meta(min_length=1, max_length=MAX_TARGETS)] | None = None
+    script: _Script | None = None
+    script_base64: _ScriptBase64 | None = None
+    interpreter: _Interpreter | None = None
+    working_directory: _Directory | None = None
     time_limit_seconds: Annotated[float, Meta(gt=0, le=MAX_DURATION)] | None = None
     name: _Name = ""
     queue: bool = True
-    idempotency_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    idempotency_key: _Key | None = None
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
@@ -146,7 +197,19 @@ class SubmitManyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     They are raw JSON here, so that a mistake in one refuses that one alone.
     """
 
-    submissions: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_MANY)]
+    submissions: Annotated[
+        list[
+            Annotated[
+                msgspec.Raw,
+                Meta(extra_json_schema={"$ref": "#/components/schemas/SubmitRequest"}),
+            ]
+        ],
+        Meta(
+            min_length=1,
+            max_length=MAX_MANY,
+            description=f"Together they make at most {MAX_TOGETHER} tasks.",
+        ),
+    ]
 
 
 class RerunRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -155,15 +218,15 @@ class RerunRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     `env_vars` gives the values of the variables again, which the host has erased.
     """
 
-    env_vars: dict[str, str] | None = None
+    env_vars: _Environment | None = None
     queue: bool = True
-    idempotency_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)] | None = None
+    idempotency_key: _Key | None = None
 
 
 class LogWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A log to follow from the byte `offset`."""
 
-    id: str
+    id: Annotated[str, Meta(max_length=MAX_ID, description="The id of a task.")]
     stream: Literal["stdout", "stderr"] = "stdout"
     offset: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
 
@@ -208,4 +271,5 @@ def invalid(error: msgspec.ValidationError) -> InvalidRequest:
     if not match:
         return InvalidRequest("body", str(error))
     path = match["path"].removeprefix("$").removeprefix(".")
-    return InvalidRequest(path or "body", match["reason"])
+    reason = _WORDS.get((path, match["reason"]), match["reason"])
+    return InvalidRequest(path or "body", reason)

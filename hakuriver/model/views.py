@@ -6,6 +6,7 @@ Ids are strings (they exceed 2^53), times ISO 8601 with offset in UTC, memory is
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 
@@ -66,6 +67,12 @@ class TaskList(msgspec.Struct, frozen=True):
 
     tasks: list[TaskView]
     next_before: str | None = None
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What was done, in words."""
+
+    message: str
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -172,6 +179,34 @@ class HealthView(msgspec.Struct, frozen=True, kw_only=True):
     numa: dict[str, NumaHealth]
     launcher: str
     capabilities: Capabilities
+    version: str
+
+
+class NodeList(msgspec.Struct, frozen=True):
+    """All nodes, sorted by name."""
+
+    nodes: list[NodeView]
+
+
+class HealthList(msgspec.Struct, frozen=True):
+    """The measured use of all nodes, sorted by name, or of the one asked for."""
+
+    nodes: list[HealthView]
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """The host's event loop runs; `time` is its clock, in seconds since the Unix epoch."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    time: float
+
+
+class Joining(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner's token is good for `node`; which cluster and version this is."""
+
+    node: str
+    cluster_id: str
     version: str
 
 

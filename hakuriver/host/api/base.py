@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
@@ -14,6 +13,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
 from hakuriver.errors import HakuRiverError, InvalidRequest, SubmissionRefused
+from hakuriver.host.api.queries import decode_query
 from hakuriver.model.submission import MAX_REQUEST
 from hakuriver.model.views import ErrorView, FieldError
 
@@ -26,13 +26,23 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 10.0
 _REFUSAL_SECONDS = 0.2
-_NUMBER = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _INTERNAL = "the host failed on this request; its log has the details"
+
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 def services_of(application: Application) -> Services:
     """Return the parts of the host that an application serves."""
     return cast("Services", application.settings["services"])
+
+
+def methods_of(handler: type[RequestHandler]) -> list[str]:
+    """Return the HTTP methods that a handler answers."""
+    return [
+        name
+        for name in RequestHandler.SUPPORTED_METHODS
+        if getattr(handler, name.lower()) is not getattr(RequestHandler, name.lower())
+    ]
 
 
 class ApiHandler(RequestHandler):
@@ -89,23 +99,22 @@ class ApiHandler(RequestHandler):
         if self._socket is not None:
             self._socket.close()
 
-    def argument(self, name: str) -> str | None:
-        """Return a query argument, None if it is not given or empty."""
-        try:
-            return self.get_query_argument(name, None) or None
-        except HTTPError:
-            raise InvalidRequest(name, "is not valid UTF-8") from None
+    def query(self, kind: type[Q]) -> Q:
+        """Return the query's arguments, checked; raise `InvalidRequest`. Unknown ones are let be.
 
-    def number(self, name: str, *, low: int, high: int, default: int) -> int:
-        """Return a query argument as a whole number within bounds; raise `InvalidRequest`."""
-        text = self.argument(name)
-        if text is None:
-            return default
-        if not _NUMBER.match(text) or not low <= int(text) <= high:
-            raise InvalidRequest(name, f"{text[:40]!r} is no number from {low} to {high}")
-        return int(text)
+        Of an argument that is given more than once the last counts; an empty one is not given.
+        """
+        given: dict[str, str] = {}
+        for name in kind.__struct_fields__:
+            try:
+                text = self.get_query_argument(name, "")
+            except HTTPError:
+                raise InvalidRequest(name, "is not valid UTF-8") from None
+            if text:
+                given[name] = text
+        return decode_query(given, kind)
 
-    async def reply(self, view: msgspec.Struct | dict[str, Any], status: int = 200) -> None:
+    async def reply(self, view: msgspec.Struct, status: int = 200) -> None:
         """Answer with JSON."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
@@ -172,6 +181,8 @@ class ApiHandler(RequestHandler):
         if isinstance(error, HakuRiverError):
             status_code = error.http_status
         self.set_status(status_code)
+        if status_code == 405:  # noqa: PLR2004
+            self.set_header("Allow", ", ".join(methods_of(type(self))))
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(view))
 

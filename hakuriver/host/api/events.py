@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
 from hakuriver.host.api.base import ApiHandler
+from hakuriver.host.api.operations import NDJSON, Operation
+from hakuriver.host.api.queries import HIGHEST
 from hakuriver.host.stream import multiplex
 from hakuriver.model.submission import StreamRequest, decode_body
+from hakuriver.model.views import Event, StreamLine
+
+
+class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the changes is asked for."""
+
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=HIGHEST)] | None,
+        Meta(description="The `rev` of the last event that is known; else those from now on."),
+    ] = None
 
 
 class Events(ApiHandler):
@@ -13,11 +30,9 @@ class Events(ApiHandler):
     async def get(self) -> None:
         """Stream the changes after ``?after=REV``, or from now on."""
         feed = self.services.cluster.feed
-        after = None
-        if self.argument("after") is not None:
-            after = self.number("after", low=0, high=1 << 62, default=0)
-        self.set_header("Content-Type", "application/x-ndjson")
-        await self.stream(feed.follow(after))
+        source = feed.follow(self.query(EventsQuery).after)
+        self.set_header("Content-Type", NDJSON)
+        await self.stream(source)
 
 
 class Stream(ApiHandler):
@@ -26,9 +41,26 @@ class Stream(ApiHandler):
     async def post(self) -> None:
         """Stream what the body asks for."""
         request = decode_body(self.request.body or b"{}", StreamRequest)
-        self.set_header("Content-Type", "application/x-ndjson")
+        self.set_header("Content-Type", NDJSON)
         source = multiplex(self.services, request)
         await self.stream(source)
 
 
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/events",
+        summary="Follow the changes of tasks and nodes, without end",
+        query=EventsQuery,
+        replies={NDJSON: Event},
+    ),
+    Operation(
+        method="POST",
+        path="/stream",
+        summary="Follow changes and logs over one connection, without end",
+        body=StreamRequest,
+        body_needed=False,
+        replies={NDJSON: StreamLine},
+    ),
+]
 ROUTES = [(r"(?:/api)?/events", Events), (r"(?:/api)?/stream", Stream)]

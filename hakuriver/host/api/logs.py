@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 from tornado.iostream import StreamClosedError
 
 from hakuriver.errors import NodeOffline
 from hakuriver.host.api.base import ApiHandler
+from hakuriver.host.api.operations import NDJSON, TEXT, Operation
+from hakuriver.host.api.queries import HIGHEST
 from hakuriver.host.follow import follow, with_logs
 from hakuriver.host.local import LocalLog, shared_log
 from hakuriver.host.logs import LinkBroken, Subscription
@@ -21,9 +24,22 @@ if TYPE_CHECKING:
     from hakuriver.host.records import TaskRecord
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z", re.ASCII)
-_HIGHEST = 1 << 62
+_MAX_TAIL = 1_000_000_000
 Source = Subscription | LocalLog
 _EMPTY_LINE = msgspec.json.encode(LogLine()) + b"\n"
+
+
+class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a log is asked for."""
+
+    offset: Annotated[int, Meta(ge=0, le=HIGHEST, description="The byte to begin at.")] = 0
+    tail: Annotated[
+        Annotated[int, Meta(ge=0, le=_MAX_TAIL)] | None,
+        Meta(description=f"Only so many of its last lines, 0 to {_MAX_TAIL}."),
+    ] = None
+    follow: Annotated[
+        bool, Meta(description="1: as lines of JSON, until the task has ended. Else 0.")
+    ] = False
 
 
 class Log(ApiHandler):
@@ -32,19 +48,17 @@ class Log(ApiHandler):
     async def get(self, task_id: str, stream: Stream) -> None:
         """Answer the log, empty for a task that has not started."""
         number = parse_id(task_id)
-        tail = None
-        if self.argument("tail") is not None:
-            tail = self.number("tail", low=0, high=1_000_000_000, default=0)
+        query = self.query(LogQuery)
         request = LogOpen(
             subscription=0,
             task_id=number,
             stream=stream,
-            offset=self.number("offset", low=0, high=_HIGHEST, default=0),
-            tail=tail,
+            offset=query.offset,
+            tail=query.tail,
         )
         self.set_header("X-Content-Type-Options", "nosniff")
-        if self.argument("follow") not in (None, "0"):
-            self.set_header("Content-Type", "application/x-ndjson")
+        if query.follow:
+            self.set_header("Content-Type", NDJSON)
             source = follow(self.services, msgspec.structs.replace(request, follow=True))
             await self.stream(source, keep_alive=_EMPTY_LINE)
         else:
@@ -133,4 +147,16 @@ def _range(header: str) -> tuple[str, str] | None:
     return match[1], match[2]
 
 
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path=f"/task/{{task_id}}/{name}",
+        summary=f"What a task wrote to {name}, as written, or followed; takes a Range of bytes",
+        query=LogQuery,
+        replies={TEXT: None, NDJSON: LogLine},
+        also={206: "The bytes of the range."},
+        errors=(404, 409, 416),
+    )
+    for name in ("stdout", "stderr")
+]
 ROUTES = [(r"(?:/api)?/task/([^/]+)/(stdout|stderr)", Log)]

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from hakuriver._version import __version__
 from hakuriver.host import exchange
 from hakuriver.host.api.base import ApiHandler
+from hakuriver.host.api.operations import JSON, Operation
+from hakuriver.model.targets import MAX_NODE_NAME
+from hakuriver.model.views import Alive, Done, HealthList, NodeList, NodeView
+
+
+class HealthQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Of which nodes the use is asked for."""
+
+    hostname: Annotated[
+        Annotated[str, Meta(max_length=MAX_NODE_NAME)] | None,
+        Meta(description="The name of one node; else all."),
+    ] = None
 
 
 class Nodes(ApiHandler):
@@ -14,7 +30,7 @@ class Nodes(ApiHandler):
 
     async def get(self) -> None:
         """Answer all nodes with their accounting."""
-        await self.reply({"nodes": self.services.cluster.nodes.views()})
+        await self.reply(NodeList(self.services.cluster.nodes.views()))
 
 
 class Health(ApiHandler):
@@ -23,9 +39,9 @@ class Health(ApiHandler):
     async def get(self) -> None:
         """Answer the measured use; 404 for a name that no node bears."""
         nodes = self.services.cluster.nodes
-        name = self.argument("hostname")
+        name = self.query(HealthQuery).hostname
         chosen = list(nodes) if name is None else [nodes.get(name)]
-        await self.reply({"nodes": [nodes.health(node) for node in chosen]})
+        await self.reply(HealthList([nodes.health(node) for node in chosen]))
 
 
 class Drain(ApiHandler):
@@ -45,7 +61,7 @@ class Forget(ApiHandler):
     async def delete(self, name: str) -> None:
         """Remove an offline node and end what was to run on it; 404, or 409 if it is online."""
         await exchange.forget(self.services.cluster, name)
-        await self.reply({"message": f"{name} is forgotten"})
+        await self.reply(Done(f"{name} is forgotten"))
 
 
 class Liveness(ApiHandler):
@@ -57,9 +73,53 @@ class Liveness(ApiHandler):
 
     async def get(self) -> None:
         """Answer that the event loop runs, and what time it is here (Unix time)."""
-        await self.reply({"status": "ok", "version": __version__, "time": time.time()})
+        await self.reply(Alive(version=__version__, time=time.time()))
 
 
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/nodes",
+        summary="All nodes with their accounting",
+        replies={JSON: NodeList},
+    ),
+    Operation(
+        method="POST",
+        path="/nodes/{name}/drain",
+        summary="Let no more tasks start on a node",
+        replies={JSON: NodeView},
+        errors=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/nodes/{name}/resume",
+        summary="Let tasks start on a node again",
+        replies={JSON: NodeView},
+        errors=(404,),
+    ),
+    Operation(
+        method="DELETE",
+        path="/nodes/{name}",
+        summary="Remove an offline node",
+        replies={JSON: Done},
+        errors=(404, 409),
+    ),
+    Operation(
+        method="GET",
+        path="/health",
+        summary="How busy the nodes are, by their last heartbeats",
+        query=HealthQuery,
+        replies={JSON: HealthList},
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/healthz",
+        summary="Whether the host lives",
+        replies={JSON: Alive},
+        access="all",
+    ),
+]
 ROUTES = [
     (r"(?:/api)?/nodes", Nodes),
     (r"(?:/api)?/nodes/([^/]+)/(drain|resume)", Drain),

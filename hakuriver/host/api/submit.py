@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hakuriver.errors import HakuRiverError, InvalidRequest, SubmissionRefused
 from hakuriver.host.api.base import ApiHandler
+from hakuriver.host.api.operations import JSON, Operation
 from hakuriver.host.keys import RequestKey
 from hakuriver.host.rerun import rerun_request
 from hakuriver.host.submission import Submission
@@ -18,7 +19,13 @@ from hakuriver.model.submission import (
     SubmitRequest,
     decode_body,
 )
-from hakuriver.model.views import ErrorAnswer, FieldError, SubmitAnswer, SubmitManyReply
+from hakuriver.model.views import (
+    ErrorAnswer,
+    FieldError,
+    SubmitAnswer,
+    SubmitManyReply,
+    SubmitReply,
+)
 
 if TYPE_CHECKING:
     import msgspec
@@ -92,6 +99,34 @@ def _error_answer(error: HakuRiverError) -> ErrorAnswer:
     return ErrorAnswer(status=error.http_status, detail=detail, failed_targets=list(failed))
 
 
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/submit",
+        summary="Create a task for each target",
+        body=SubmitRequest,
+        replies={JSON: SubmitReply},
+        status=202,
+        errors=(409,),
+    ),
+    Operation(
+        method="POST",
+        path="/submit-many",
+        summary="Take in many submissions at once; each is answered for itself",
+        body=SubmitManyRequest,
+        replies={JSON: SubmitManyReply},
+    ),
+    Operation(
+        method="POST",
+        path="/rerun/{task_id}",
+        summary="Create a task that repeats one that has ended",
+        body=RerunRequest,
+        body_needed=False,
+        replies={JSON: SubmitReply},
+        status=202,
+        errors=(404, 409),
+    ),
+]
 ROUTES = [
     (r"(?:/api)?/submit", Submit),
     (r"(?:/api)?/submit-many", SubmitMany),

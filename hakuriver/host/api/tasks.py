@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from hakuriver.errors import Conflict, InvalidRequest
 from hakuriver.host.api.base import ApiHandler
+from hakuriver.host.api.operations import JSON, Operation
 from hakuriver.host.store import queries
-from hakuriver.model.ids import parse_id
+from hakuriver.model.ids import IdText, parse_id
+from hakuriver.model.targets import MAX_NODE_NAME
 from hakuriver.model.tasks import TaskState
-from hakuriver.model.views import KillBatchReply, TaskList, TaskView
+from hakuriver.model.views import Done, KillBatchReply, TaskList, TaskView
 
 _PAGE = 1000
 # Long command lines make short pages.
 _PAGE_BYTES = 4 << 20
+_Text = Annotated[str, Meta(max_length=200)]
+
+
+class TasksQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks are asked for; those that fit all that is given."""
+
+    state: Annotated[TaskState | None, Meta(description=f"A state: {', '.join(TaskState)}.")] = None
+    node: Annotated[
+        Annotated[str, Meta(max_length=MAX_NODE_NAME)] | None,
+        Meta(description="The name of a node, whole."),
+    ] = None
+    batch: Annotated[IdText | None, Meta(description="The id of a batch, in digits.")] = None
+    name: Annotated[_Text | None, Meta(description="The name of the tasks, whole.")] = None
+    owner: Annotated[_Text | None, Meta(description="The name of the token they came by.")] = None
+    mine: Annotated[
+        bool, Meta(description="1: those of the token that is used; it goes without owner. Else 0.")
+    ] = False
+    limit: Annotated[int, Meta(ge=1, le=_PAGE, description=f"At most so many: 1 to {_PAGE}.")] = 50
+    before: Annotated[
+        IdText | None, Meta(description="Older ones than the task of this id, in digits.")
+    ] = None
 
 
 class Status(ApiHandler):
@@ -33,17 +58,17 @@ class Tasks(ApiHandler):
     async def get(self) -> None:
         """Answer the tasks that fit all the filters given."""
         cluster = self.services.cluster
-        limit = self.number("limit", low=1, high=_PAGE, default=50)
-        before, batch = self.argument("before"), self.argument("batch")
+        query = self.query(TasksQuery)
+        limit, before, batch = query.limit, query.before, query.batch
         records = await cluster.store.read(
             queries.tasks,
             limit=limit + 1,
             before=None if before is None else parse_id(before),
-            state=self._state(),
-            node=self.argument("node"),
+            state=query.state,
+            node=query.node,
             batch=None if batch is None else parse_id(batch, "batch"),
-            name=self.argument("name"),
-            owner=self._owner_asked(),
+            name=query.name,
+            owner=self._owner_asked(query),
         )
         views: list[TaskView] = []
         size = 0
@@ -55,19 +80,10 @@ class Tasks(ApiHandler):
         more = views[-1].task_id if len(records) > len(views) else None
         await self.reply(TaskList(views, more))
 
-    def _owner_asked(self) -> str | None:
-        mine = self.argument("mine") not in (None, "0")
-        if mine and self.argument("owner") not in (None, self.owner):
+    def _owner_asked(self, query: TasksQuery) -> str | None:
+        if query.mine and query.owner not in (None, self.owner):
             raise InvalidRequest("mine", "goes without owner, or with the token's own name")
-        return self.owner if mine else self.argument("owner")
-
-    def _state(self) -> TaskState | None:
-        text = self.argument("state")
-        try:
-            return None if text is None else TaskState(text)
-        except ValueError:
-            known = ", ".join(TaskState)
-            raise InvalidRequest("state", f"{text!r} is no state (they are: {known})") from None
+        return self.owner if query.mine else query.owner
 
 
 class Kill(ApiHandler):
@@ -76,7 +92,7 @@ class Kill(ApiHandler):
     async def post(self, task_id: str) -> None:
         """Answer 202 once the wish is on disk; 404 or 409 where there is nothing to end."""
         await self.services.cluster.kill(parse_id(task_id))
-        await self.reply({"message": f"task {task_id} will end"}, 202)
+        await self.reply(Done(f"task {task_id} will end"), 202)
 
 
 class KillBatch(ApiHandler):
@@ -111,6 +127,39 @@ class KillBatch(ApiHandler):
         return task_id
 
 
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/status/{task_id}",
+        summary="One task",
+        replies={JSON: TaskView},
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/tasks",
+        summary="Tasks, newest first, a page at a time",
+        query=TasksQuery,
+        replies={JSON: TaskList},
+        errors=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/kill/{task_id}",
+        summary="End a task, or never start it",
+        replies={JSON: Done},
+        status=202,
+        errors=(404, 409),
+    ),
+    Operation(
+        method="POST",
+        path="/kill-batch/{batch_id}",
+        summary="End the tasks of a batch",
+        replies={JSON: KillBatchReply},
+        status=202,
+        errors=(404, 409),
+    ),
+]
 ROUTES = [
     (r"(?:/api)?/status/([^/]+)", Status),
     (r"(?:/api)?/tasks", Tasks),

@@ -103,7 +103,7 @@ async def test_together_they_make_so_many_tasks_at_most(
 ) -> None:
     monkeypatch.setattr(submit, "MAX_TOGETHER", 5)
     await server.join("n", node_info(range(8)))
-    wishes = [{"command": "a", "targets": ["n"] * 4}, {"command": "b"}, {"command": ""}]
+    wishes = [{"command": "a", "targets": ["n"] * 4}, {"command": "b"}, {"command": "\0"}]
     response = await server.post("/submit-many", {"submissions": wishes})
     assert response.code == 422
     assert "6 tasks" in detail(response)[0]["reason"]

@@ -60,7 +60,11 @@ def composed_of(kind: Any, arguments: tuple[Any, ...]) -> st.SearchStrategy[Any]
 def bounded(kind: Any, meta: Any) -> st.SearchStrategy[Any]:
     """Return values that a field with limits may have."""
     if kind is str:
+        if meta.pattern is None:
+            return st.text(max_size=8)
         return st.from_regex(meta.pattern, fullmatch=True)
+    if get_origin(kind) is tuple:
+        return composed_of(kind, get_args(kind))
     numbers: Any = st.integers if kind is int else st.floats
     return numbers(meta.ge, meta.le)  # type: ignore[no-any-return]
 
