@@ -234,12 +234,45 @@ async def test_lists_are_paged_newest_first(server: Server) -> None:
         ("before=x", 422),
         ("batch=-1", 422),
         ("name=%ff", 422),
+        ("state=null", 422),
+        ("mine=maybe", 422),
+        ("limit=1.0", 422),
+        ("limit=%2B1", 422),
+        ("node=" + "n" * 254, 422),
+        ("owner=" + "o" * 201, 422),
+        ("name=null", 200),
+        ("mine=TRUE", 200),
         ("state=", 200),
         ("unknown=1", 200),
     ],
 )
 async def test_bad_filters(server: Server, query: str, code: int) -> None:
-    assert (await server.ask(f"/api/tasks?{query}")).code == code
+    response = await server.ask(f"/api/tasks?{query}")
+    assert response.code == code
+    if code == 422:
+        (error,) = detail(response)
+        assert error["field"] == query.partition("=")[0]
+        assert len(error["reason"]) < 300
+
+
+async def test_a_bad_argument_is_told_with_what_would_do(server: Server) -> None:
+    for query, words in (
+        ("state=asleep", "pending, assigning, running"),
+        ("limit=5000", "1 to 1000"),
+        ("before=x", "in digits"),
+    ):
+        (error,) = detail(await server.ask(f"/api/tasks?{query}"))
+        assert words in error["reason"]
+        assert query.partition("=")[2] in error["reason"]
+
+
+async def test_arguments_without_a_byte_have_a_limit_too(server: Server) -> None:
+    await server.join()
+    for fields in ({"arguments": [""] * 70_000}, {"command": None, "interpreter": [""] * 70_000}):
+        response = await server.submit(**{"command": "c", "script": None, **fields})
+        assert response.code == 422
+        assert "65536" in detail(response)[0]["reason"]
+    assert server.world.cluster.tasks == {}
 
 
 async def test_a_kill_is_accepted_once(server: Server) -> None:
