@@ -25,34 +25,24 @@ if TYPE_CHECKING:
 UNIT = "hakuriver-runner.service"
 #: Whose runner it is.
 RUNNER_USER = {"node1": "haku", "node2": "root"}
+#: Its configuration, as joining writes it.
+CONFIG = {
+    "node1": "/home/haku/.hakuriver/runner-node1.toml",
+    "node2": "/root/.hakuriver/runner-node2.toml",
+}
 #: What is added to the line of `hakuriver token`, for each node.
 JOIN_OPTIONS: dict[str, list[str]] = {
     "node1": ["--launcher", "service"],
     "node2": ["--launcher", "service", "--run-as-user", "worker"],
 }
 
-_START = "/usr/local/bin/hakuriver-node"
-# The first start joins, all later ones find the file that joining wrote.
-_START_TEXT = """#!/bin/sh
-file=$HOME/.hakuriver/node.toml
-[ -e "$file" ] && exec hakuriver.runner -c "$file"
-exec {join} -c "$file"
-"""
-_UNIT_TEXT = """[Unit]
-Description=HakuRiver's runner
-After=network.target shared.mount
-
-[Service]
-User={user}
-Environment=HOME={home} PYTHONUNBUFFERED=1
-Environment=PATH=/opt/hakuriver/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-ExecStart={start}
-Restart=always
-RestartSec=1
-KillMode=process
-
-[Install]
-WantedBy=multi-user.target
+# The pasted line becomes a runner: as soon as it has written its file, a service takes its place.
+_JOIN = """
+setsid {line} < /dev/null > "$HOME/join.log" 2>&1 &
+pid=$!
+until [ -e {file} ]; do kill -0 $pid || {{ cat "$HOME/join.log" >&2; exit 1; }}; sleep 0.2; done
+kill $pid
+hakuriver.init service --runner -c {file} --output-dir "$HOME/units" > "$HOME/units.log"
 """
 
 
@@ -108,11 +98,8 @@ class Lab:
         home = "/root" if user == "root" else f"/home/{user}"
         machine = self.machines[name]
         line = shlex.join([*self.join_words(name), *JOIN_OPTIONS[name]])
-        machine.write_file(_START, _START_TEXT.format(join=line), mode=0o700, owner=user)
-        unit = _UNIT_TEXT.format(user=user, home=home, start=_START)
-        machine.write_file(f"/etc/systemd/system/{UNIT}", unit)
-        # Enabling makes the manager read the unit, too.
-        machine.run(f"systemctl -q enable --now {UNIT}")
+        machine.run(_JOIN.format(line=line, file=CONFIG[name]), user=user)
+        machine.run(f"cp {home}/units/{UNIT} /etc/systemd/system/ && systemctl enable --now {UNIT}")
 
     def join_words(self, name: str) -> list[str]:
         """Return what `hakuriver token` prints for a node, with the address that it sees."""

@@ -225,7 +225,9 @@ class UnitLauncher:
             state = await self._show(task_id)
             if state is not None:
                 self._files.learn(task_id, state)
-                record = await asyncio.to_thread(self._files.read, task_id)
+                record = await asyncio.to_thread(self._files.read, task_id) or record
+                if record.cause is None:
+                    _log.info("task %d ran %s s by itself: no timeout", task_id, state.ran)
         self._over(task_id, record)
         return True
 

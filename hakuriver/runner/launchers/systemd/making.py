@@ -92,7 +92,9 @@ class Maker:
         """Return the words by which root becomes the task's user, for good."""
         account = self.manager.account
         if self.manager.mode is Mode.USER:
-            return ("setpriv", "--no-new-privs", "--", *program)
+            # Some distributions hand their users' managers a capability or two.
+            none = ("--inh-caps=-all", "--ambient-caps=-all")
+            return ("setpriv", *none, "--no-new-privs", "--", *program)
         ids = (
             f"--reuid={account.uid}",
             f"--regid={account.gid}",
