@@ -46,8 +46,10 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
     reason: str | None = None
-    #: Whether the supervisor has nothing in mind of the task any more.
-    clean: bool = True
+    #: The supervisor's own word for the end.
+    result: str = "success"
+    #: Whether the machine was certainly not going down.
+    sure: bool = True
 
 
 def decide(record: ExitRecord) -> Exit:

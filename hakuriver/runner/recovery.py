@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def judge(entry: Entry, record: ExitRecord | None, *, boot_id: str, now: float) -> Exit:
     """Return how a task ended that nobody supervises any more."""
-    if record is not None:
+    if record is not None and (record.sure or _is_of(entry, boot_id)):
         return decide(record)
     if entry.launch is None:
         return never_started(now)
@@ -27,6 +27,11 @@ def judge(entry: Entry, record: ExitRecord | None, *, boot_id: str, now: float) 
     if entry.kill:
         return never_started(now)
     return Exit(status=TaskState.FAILED, reason="start interrupted", completed_at=now)
+
+
+def _is_of(entry: Entry, boot_id: str) -> bool:
+    """Whether the task was launched during this boot; else the last one's end may have ended it."""
+    return entry.launch is None or entry.launch.boot_id == boot_id
 
 
 def orphaned(record: ExitRecord | None, *, now: float) -> Exit:

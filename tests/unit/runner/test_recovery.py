@@ -13,6 +13,7 @@ MESSAGE = launch(1, "true")
 LAUNCHED = Launched(task_id=1, spec=MESSAGE.spec, placement=MESSAGE.placement, boot_id="now")
 RUNNING = Running(id=1, pid=10, start=20, started_at=1.5)
 RECORD = ExitRecord(exit_code=4, started_at=1.5, completed_at=2.0)
+CUT_OFF = ExitRecord(exit_code=0, started_at=1.5, completed_at=2.0, sure=False)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,9 @@ RECORD = ExitRecord(exit_code=4, started_at=1.5, completed_at=2.0)
         (Entry(launch=LAUNCHED, running=RUNNING), RECORD, "now", "failed", "exit code 4"),
         (Entry(launch=LAUNCHED, running=RUNNING), RECORD, "then", "failed", "exit code 4"),
         (Entry(launch=LAUNCHED), RECORD, "now", "failed", "exit code 4"),
+        (Entry(launch=LAUNCHED, running=RUNNING), CUT_OFF, "now", "completed", None),
+        # It may have been the end of the machine that it handled so well.
+        (Entry(launch=LAUNCHED, running=RUNNING), CUT_OFF, "then", "lost", "node rebooted"),
         (Entry(launch=LAUNCHED, running=RUNNING), None, "now", "lost", "exit record missing"),
         (Entry(launch=LAUNCHED, running=RUNNING), None, "then", "lost", "node rebooted"),
         (Entry(launch=LAUNCHED), None, "then", "lost", "node rebooted"),
@@ -30,7 +34,7 @@ RECORD = ExitRecord(exit_code=4, started_at=1.5, completed_at=2.0)
     ],
 )
 def test_what_became_of_a_task(
-    entry: Entry, record: ExitRecord | None, boot: str, state: str, reason: str
+    entry: Entry, record: ExitRecord | None, boot: str, state: str, reason: str | None
 ) -> None:
     end = judge(entry, record, boot_id=boot, now=9.0)
     assert (end.status, end.reason) == (TaskState(state), reason)

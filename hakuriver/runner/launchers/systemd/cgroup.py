@@ -33,6 +33,11 @@ def read_usage(folder: Path, before: Usage | None) -> Usage | None:
     )
 
 
+def is_populated(folder: Path) -> bool:
+    """Whether any process is in the control group in `folder`, or below it."""
+    return "populated 1" in _text(folder / "cgroup.events")
+
+
 def _numa(path: Path) -> dict[str, int]:
     """Return the bytes of anonymous memory by NUMA node: what the task itself has filled.
 

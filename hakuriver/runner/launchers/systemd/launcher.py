@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 _PATIENCE = 2.0
 #: Seconds after which what failed is tried again.
 _PAUSE = 1.0
+#: Seconds beyond its grace after which a unit that was to end is killed once more.
+_INSIST = 20.0
 _TIDYING = -1
 #: What a unit's first program needs of an order; it knows nothing of the limits.
 _INNER = ("argv", "env", "cwd", "make_cwd", "stdout", "stderr", "cpus", "numa_node", "prefix")
@@ -68,6 +70,7 @@ class UnitLauncher:
         #: Tasks whose units have failed, and which systemd keeps in mind until it is told not to.
         self._failed: set[int] = set()
         self._lanes = Lanes()
+        self._insisting = Lanes()
         self._looking: set[asyncio.Task[None]] = set()
         self._namespaces: dict[str, str] = {}
 
@@ -134,13 +137,13 @@ class UnitLauncher:
             if self._watcher is not None:
                 self._watcher.started(running)
 
-    async def kill(self, task_id: int, *, grace: float) -> None:  # noqa: ARG002 - the unit has it
+    async def kill(self, task_id: int, *, grace: float) -> None:
         """Have systemd end the task's unit; one that is gone is over already."""
         if task_id not in self._tasks:
             if self._watcher is not None:
                 self._watcher.finished(task_id, None)
         elif await asyncio.to_thread(self._files.note_kill, task_id):
-            await self._stop(task_id)
+            await self._stop(task_id, grace)
         else:
             await self._look_at(task_id)
 
@@ -154,6 +157,7 @@ class UnitLauncher:
         if self._looking:
             await asyncio.wait(self._looking)
         await self._lanes.close()
+        await self._insisting.close()
         self._watches.remove(self._news)
         self._tools.close()
 
@@ -178,20 +182,25 @@ class UnitLauncher:
         await self._tools.reset([task_id])
         raise StartError(f"systemd did not start the task: {outcome.words}")
 
-    async def _stop(self, task_id: int) -> None:
+    async def _stop(self, task_id: int, grace: float) -> None:
         """Have a unit ended, and try again if systemd does not take the order now."""
         outcome = await self._tools.stop(task_id)
-        if outcome.code == 0:
-            return
-        await self._look_at(task_id)
-        if task_id in self._tasks:
+        pause = grace + _INSIST
+        if outcome.code != 0:
             _log.warning("task %d is not ended yet: %s", task_id, outcome.words)
-            self._lanes.put(task_id, lambda: self._stop_later(task_id))
-
-    async def _stop_later(self, task_id: int) -> None:
-        await asyncio.sleep(_PAUSE)
+            await self._look_at(task_id)
+            pause = _PAUSE
         if task_id in self._tasks:
-            await self._stop(task_id)
+            self._insisting.put(task_id, lambda: self._insist(task_id, pause, grace))
+
+    async def _insist(self, task_id: int, pause: float, grace: float) -> None:
+        """Ask again for the end of a unit that should have come to it by now."""
+        await asyncio.sleep(pause)
+        if task_id in self._tasks and pause > grace:
+            await self._tools.kill_hard(task_id)
+            await self._look_at(task_id)
+        if task_id in self._tasks:
+            await self._stop(task_id, grace)
 
     async def _running(self, task_id: int) -> Running:
         started_at = await asyncio.to_thread(self._files.started_at, task_id)
@@ -220,8 +229,8 @@ class UnitLauncher:
         record = await asyncio.to_thread(self._files.read, task_id)
         if record is None:
             return False
-        if record.cause == "timeout":
-            # So it looks as well if what it left behind had to be ended the hard way.
+        if record.result == "timeout" and record.cause in (None, "timeout"):
+            # A time limit, or what it left behind had to be ended the hard way: systemd can tell.
             state = await self._show(task_id)
             if state is not None:
                 self._files.learn(task_id, state)
@@ -247,7 +256,7 @@ class UnitLauncher:
         self._missing.discard(task_id)
         if self._watcher is not None:
             self._watcher.finished(task_id, record)
-        if record is None or not record.clean:
+        if record is None or record.result != "success":
             self._failed.add(task_id)
             self._lanes.put(_TIDYING, self._reset_failed)
 
@@ -275,7 +284,12 @@ class UnitLauncher:
             return
         state = await self._show(task_id)
         # Not to know is no reason to give a task up: it is looked at again.
-        if state is not None and not state.is_living:
+        if state is None or state.is_living:
+            return
+        if await asyncio.to_thread(self._sampler.is_populated, task_id):
+            # systemd has given it up, but it is not gone: one that forks faster than it is killed.
+            await self._tools.kill_hard(task_id)
+        else:
             self._over(task_id, await asyncio.to_thread(self._settled, task_id, state))
 
     def _settled(self, task_id: int, state: UnitState) -> ExitRecord | None:

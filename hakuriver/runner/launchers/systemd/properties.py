@@ -97,21 +97,25 @@ def of_service(
 
 
 #: Notes how a unit ended, as root and inside the unit's control group, whatever the task has
-#: done: by the shell alone, since the task may have filled its memory or reached its TasksMax;
-#: with no file of the task's. Only the last word, of whether the machine is going down, needs
-#: another process, and is written apart: it may come late or not at all. Arguments: the file, and
-#: the task's limits in seconds and bytes.
+#: done. First it leaves the group, which may be full in every way, and has the kernel end all
+#: that is left there, however fast it forks. The file is made anew, so that no link can stand at
+#: its name: in some set-ups the task could put one there, and this is root. The last word, of
+#: whether the machine is going down, is written apart: it may come late or not at all. Arguments:
+#: the file, and the task's limits in seconds and bytes.
 RECORD_SCRIPT = """\
 read -r g </proc/self/cgroup
 c=/sys/fs/cgroup${g#0::} p=- u=-
+case $g in */hakuriver-task-*.service)
+  echo $$ 2>/dev/null >/sys/fs/cgroup/cgroup.procs && echo 1 2>/dev/null >"$c/cgroup.kill" ;;
+esac
 read -r p <"$c/memory.peak"
 while read -r k v; do
   case $k in usage_usec) u=$v; break ;; esac
 done <"$c/cpu.stat"
 e="${SERVICE_RESULT:--} ${EXIT_CODE:--} ${EXIT_STATUS:--}"
-printf '%s ' "$e $u $p $2 $3" >"$1"
+printf '%s ' "$e $u $p $2 $3" | dd of="$1" conv=excl 2>/dev/null
 s=$(systemctl is-system-running)
-echo "${s:--}" >>"$1"
+echo "${s:--}" | dd of="$1" oflag=append,nofollow conv=notrunc,nocreat 2>/dev/null
 """
 
 

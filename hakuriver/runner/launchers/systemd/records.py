@@ -151,9 +151,11 @@ def to_record(
         cause=cause,
         limit=told.memory_limit if cause == "memory" else told.time_limit,
         cpu_seconds=told.cpu_seconds,
-        peak_memory_bytes=told.peak_memory_bytes,
+        peak_memory_bytes=told.peak_memory_bytes
+        or (told.memory_limit if cause == "memory" else None),
         reason=reason,
-        clean=told.result == "success",
+        result=told.result,
+        sure=told.system != "-",
     )
 
 

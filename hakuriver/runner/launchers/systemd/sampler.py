@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from hakuriver.runner.launchers.systemd.cgroup import read_usage
+from hakuriver.runner.launchers.systemd.cgroup import is_populated, read_usage
 from hakuriver.runner.launchers.systemd.properties import Kind, unit_name
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class Sampler:
     def wake(self) -> None:
         """Begin to look: there is a task."""
         self._work.set()
+
+    def is_populated(self, task_id: int) -> bool:
+        """Whether anything runs in a task's control group; blocks."""
+        return is_populated(self._folder / unit_name(task_id, self._kind))
 
     async def run(
         self,

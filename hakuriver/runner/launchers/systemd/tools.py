@@ -80,6 +80,11 @@ class Tools:
             return await self._ask(*self._manager.control, "kill", "--signal=SIGTERM", unit)
         return await self._ask(*self._manager.control, "stop", "--no-block", unit)
 
+    async def kill_hard(self, task_id: int) -> None:
+        """Have all that is left in a task's unit killed at once."""
+        unit = unit_name(task_id, self._kind)
+        await self._ask(*self._manager.control, "kill", "--signal=SIGKILL", unit)
+
     async def reset(self, task_ids: Iterable[int]) -> None:
         """Let systemd forget units that failed; those that ended well are forgotten already."""
         units = [unit_name(task_id, self._kind) for task_id in task_ids]

@@ -115,22 +115,45 @@ def test_what_is_known_elsewhere_is_dropped(files: UnitFiles) -> None:
     assert files.given() == set()
 
 
-def test_the_script_notes_what_systemd_tells_it(files: UnitFiles, tmp_path: Path) -> None:
-    assert stat.S_IMODE(files.script.stat().st_mode) == 0o600
-    state = tmp_path / "systemctl"
+def note(files: UnitFiles, root: Path, task_id: int) -> None:
+    """Have the script note the end of a unit, as systemd would."""
+    state = root / "systemctl"
     state.write_text("#!/bin/sh\necho running\n")
     state.chmod(0o700)
     subprocess.run(
-        ["/bin/sh", str(files.script), str(files.record(7)), "2.5", "4096"],
+        ["/bin/sh", str(files.script), str(files.record(task_id)), "2.5", "4096"],
         env={
-            "PATH": f"{tmp_path}:{os.defpath}",
+            "PATH": f"{root}:{os.defpath}",
             "SERVICE_RESULT": "oom-kill",
             "EXIT_CODE": "killed",
             "EXIT_STATUS": "KILL",
         },
-        check=True,
+        check=False,
         stderr=subprocess.DEVNULL,
     )
+
+
+def test_the_script_notes_what_systemd_tells_it(files: UnitFiles, tmp_path: Path) -> None:
+    assert stat.S_IMODE(files.script.stat().st_mode) == 0o600
+    note(files, tmp_path, 7)
     record = files.read(7)
     assert record is not None
     assert (record.exit_code, record.cause, record.limit) == (-9, "memory", 4096)
+    assert record.sure
+    assert record.result == "oom-kill"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_script_writes_through_no_link(
+    files: UnitFiles,
+    tmp_path: Path,
+    there: bool,  # noqa: FBT001
+) -> None:
+    guarded = tmp_path / "guarded"
+    if there:
+        guarded.write_text("as it was")
+    files.record(7).symlink_to(guarded)
+    note(files, tmp_path, 7)
+    assert guarded.exists() is there
+    assert not there or guarded.read_text() == "as it was"
+    assert files.read(7) is None

@@ -155,6 +155,11 @@ def test_the_last_word_may_be_missing_when_nobody_writes_it_any_more() -> None:
     assert parse("success exited 0 15", settled=True) is None
 
 
+def test_a_peak_that_nobody_could_read_is_the_limit() -> None:
+    line = told(result="oom-kill", code=-9, memory_limit=8192, peak_memory_bytes=None)
+    assert judged(line).reason == "memory limit exceeded: peak 8.00 of 8.00 KiB"
+
+
 def test_a_word_counts_with_its_own_code_alone() -> None:
     lie = Word(code=125, fault="a lie")
     assert judged(told(code=0), word=lie).status is TaskState.COMPLETED
