@@ -39,6 +39,10 @@ ELSEWHERE = {
     "paths.runner_log_file": "test_log_files",
     "retention.keep_tasks_days": "test_retention",
     "retention.keep_logs_days": "test_retention",
+    "network.tls_cert": "test_tls",
+    "network.tls_key": "test_tls",
+    "network.tls_ca": "test_tls",
+    "security.cluster_id": "test_rotation",
     # These need systemd.
     "runner.run_as_user": "../lab/lab",
     "runner.tasks_max": "../lab/test_restarts",

@@ -90,7 +90,7 @@ def test_nodes_join_anew_after_the_runner_secret_was_replaced(
     )
     assert config.read_text() == before.replace(old, new)
     cluster.wait(ticking.task_id, "running")
-    # It is the same cluster still, also for a host that knows nothing any more.
+    # By security.cluster_id it is the same cluster, also for a host that knows nothing any more.
     cluster.kill("host")
     remove_database(cluster)
     cluster.start_host()

@@ -108,21 +108,3 @@ def test_a_paused_machine_goes_on_where_it_was(lab: Lab) -> None:
     lab.node1.pause()
     lab.node1.resume()
     assert lab.node1.boot_id == before
-
-
-def test_a_reboot_brings_the_node_back(lab: Lab) -> None:
-    before = lab.node2.boot_id
-    lab.node2.reboot()
-    assert lab.node2.boot_id != before
-    lab.wait_online("node2")
-
-
-def test_a_machine_without_power_boots_again_from_its_disk(lab: Lab) -> None:
-    lab.node1.write_file("/root/kept", "kept\n")
-    lab.node1.run("sync")
-    before = lab.node1.boot_id
-    lab.node1.power_off()
-    lab.node1.boot()
-    assert lab.node1.boot_id != before
-    assert lab.node1.run("cat /root/kept").stdout == "kept\n"
-    lab.wait_online("node1")

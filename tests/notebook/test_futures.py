@@ -122,7 +122,8 @@ def test_attach_takes_up_a_whole_batch(kernel: Kernel) -> None:
 def test_an_unknown_id_is_one_line(kernel: Kernel) -> None:
     for line in ("attach 12", "wait 12", "logs 12 --follow", "logs 12", "attach x"):
         shown = kernel.run(f"%hakuriver {line}", ok=False)
-        assert shown.error_name == "NotFound", shown
+        # What is no id at all is told so.
+        assert shown.error_name == ("InvalidRequest" if line.endswith("x") else "NotFound"), shown
         assert len(shown.error.splitlines()) == 1, shown.error
 
 
