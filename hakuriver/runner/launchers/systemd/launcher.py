@@ -258,11 +258,21 @@ class UnitLauncher:
             self._watcher.finished(task_id, record)
         if record is None or record.result != "success":
             self._failed.add(task_id)
-            self._lanes.put(_TIDYING, self._reset_failed)
+            if len(self._failed) == 1:
+                self._lanes.put(_TIDYING, self._reset_failed)
 
     async def _reset_failed(self) -> None:
-        failed, self._failed = self._failed, set()
-        await self._tools.reset(failed)
+        """Have systemd forget what has failed; a record is there before its unit has."""
+        while self._failed:
+            await asyncio.sleep(_PATIENCE)
+            asked = set(self._failed)
+            try:
+                living, failed = await self._tools.units()
+            except StartError as error:
+                _log.warning("%s", error)
+                continue
+            await self._tools.reset(asked & failed)
+            self._failed -= asked - living
 
     def _missed(self, task_id: int) -> None:
         """The control group of a task is gone, and no record has been seen yet."""
