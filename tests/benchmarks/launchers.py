@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lab.lab import Lab
 
-_COUNT = 15
+_COUNT = 9
 _BARE = {
     "root": "systemd-run --quiet --wait",
     "haku": "sudo -n systemd-run --quiet --wait",
