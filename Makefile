@@ -29,7 +29,7 @@ test: $(VENV)/.test
 	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
 
 lab: $(VENV)/.test lab-tools
-	$(call suite,1200) tests/lab $(PYTEST_OPTIONS)
+	$(call suite,1500) tests/lab $(PYTEST_OPTIONS)
 
 lab-up: $(VENV)/.test lab-tools
 	$(BIN)/python -m tests.lab up
