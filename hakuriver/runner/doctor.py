@@ -23,6 +23,7 @@ from hakuriver.runner.launchers.systemd.manager import (
 from hakuriver.runner.launchers.systemd.properties import RECORD_SCRIPT
 from hakuriver.runner.launchers.systemd.trial import Trial, attempt
 from hakuriver.runner.numa import find_numactl, read_topology
+from hakuriver.runner.places import named_for_tasks
 from hakuriver.runner.probe import SYSFS, numa_fault
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def _units(config: Config, manager: Manager, *, needed: bool) -> Iterator[Findin
         script = Path(folder) / "record.sh"
         script.write_text(RECORD_SCRIPT, "ascii")
         maker = Maker(manager, "service", config.runner.tasks_max, script)
-        trial = attempt(maker, paths=_own_paths(config))
+        paths = [path for path in named_for_tasks(config) if Path(path).exists()]
+        trial = attempt(maker, paths=paths)
     if isinstance(trial, Obstacle):
         yield Finding(
             what="a unit as a trial", ok=False, why=trial.reason, mend=trial.mend, needed=needed
@@ -127,11 +129,6 @@ def _tried(trial: Trial, manager: Manager) -> Iterator[Finding]:
             why=how if fault is None else fault.reason,
             mend="" if fault is None else fault.mend,
         )
-
-
-def _own_paths(config: Config) -> list[str]:
-    paths = (config.paths.shared_dir, config.paths.local_temp_dir, config.runner.python)
-    return [path for path in paths if path.startswith("/") and Path(path).exists()]
 
 
 def _numa(config: Config) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hakuriver.errors import ConfigError, StartError
 from hakuriver.model.nodes import Capabilities
 from hakuriver.runner.launchers.memory import can_measure
@@ -15,7 +17,7 @@ from hakuriver.runner.launchers.systemd.making import Maker
 from hakuriver.runner.launchers.systemd.manager import Manager, Obstacle, find_manager
 from hakuriver.runner.launchers.systemd.properties import is_plain
 from hakuriver.runner.launchers.systemd.trial import Trial, attempt
-from hakuriver.runner.places import prepare, used_by_tasks
+from hakuriver.runner.places import named_for_tasks, prepare, used_by_tasks
 
 if TYPE_CHECKING:
     from hakuriver.config import Config
@@ -62,10 +64,7 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
     wanted = config.runner.launcher
     if wanted == "process":
         fault = None if can_measure() else "the kernel does not tell what processes hold"
-        able = Capabilities(
-            **{name: getattr(_PROCESS, name) for name in _PROCESS.__struct_fields__}
-            | {"memory_limit": fault}
-        )
+        able = msgspec.structs.replace(_PROCESS, memory_limit=fault)
         state.make()
         _check_none_runs(state, "process")
         return Launching("process", ProcessLauncher(state.keeper), able, pins=True)
@@ -90,7 +89,8 @@ def find_launcher(config: Config, state: StateFolder, files: TaskFiles) -> Launc
             f"tasks still run that were started otherwise ({before.mode}), and that way is closed "
             f"now: open it again, or let them end (systemctl list-units 'hakuriver-task-*')"
         )
-    trial = attempt(maker, paths=_paths(config, state, files))
+    paths = [*used_by_tasks(state, files), *named_for_tasks(config)]
+    trial = attempt(maker, paths=paths)
     if isinstance(trial, Obstacle):
         # It may pass, as at boot: whoever started this runner may try again.
         raise StartError(f"runner.launcher = {wanted!r}: {trial.reason} (to mend it: {trial.mend})")
@@ -136,12 +136,6 @@ def capabilities_of(trial: Trial, kind: Kind) -> Capabilities:
     if kind == "scope":
         reasons |= dict.fromkeys(isolated, _SCOPE)
     return Capabilities(**reasons)
-
-
-def _paths(config: Config, state: StateFolder, files: TaskFiles) -> list[str]:
-    """Return what the user of the tasks must be able to use."""
-    own = (config.paths.shared_dir, config.paths.local_temp_dir, config.runner.python)
-    return [*used_by_tasks(state, files), *(path for path in own if path.startswith("/"))]
 
 
 def _refusal(wanted: str, obstacles: list[Obstacle]) -> ConfigError:

@@ -16,6 +16,7 @@ from hakuriver.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hakuriver.config import Config
     from hakuriver.logfiles import TaskFiles
     from hakuriver.runner.launchers.systemd.manager import Account
     from hakuriver.runner.state import StateFolder
@@ -47,6 +48,12 @@ def prepare(state: StateFolder, files: TaskFiles, account: Account, *, state_dir
 def used_by_tasks(state: StateFolder, files: TaskFiles) -> list[str]:
     """Return the folders in which the user of the tasks must be able to write."""
     return [str(folder) for folder in (state.work, *_of_tasks(files))]
+
+
+def named_for_tasks(config: Config) -> list[str]:
+    """Return what the configuration names, by whole paths, that tasks must be able to use."""
+    named = (config.paths.shared_dir, config.paths.local_temp_dir, config.runner.python)
+    return [path for path in named if path.startswith("/")]
 
 
 def _of_tasks(files: TaskFiles) -> list[Path]:

@@ -13,7 +13,7 @@ from hakuriver.config import load_config
 from hakuriver.errors import HostUnreachable, TaskKilled
 from hakuriver.model.auth import runner_token
 from support.certificates import Files, make_files
-from support.harness import Cluster, check_one_line, write_toml
+from support.harness import Cluster, check_one_line, started, write_toml
 from support.processes import Daemon, clean_environment, run_hakuriver, wait_until
 from support.restarts import tick
 
@@ -32,15 +32,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def _secure(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(
-        tmp_path_factory.mktemp("secure"), nodes={"node1": "0"}, settings=files.settings
-    )
-    try:
-        cluster.start()
+    root = tmp_path_factory.mktemp("secure")
+    with started(Cluster(root, nodes={"node1": "0"}, settings=files.settings)) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
-    cluster.check_logs()
 
 
 @pytest.fixture

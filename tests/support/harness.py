@@ -77,6 +77,17 @@ class Reply:
         return json.loads(self.body)
 
 
+@contextmanager
+def started(cluster: Cluster) -> Iterator[Cluster]:
+    """Start a cluster for many tests, and end it; what it has logged must be in order."""
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+    cluster.check_logs()
+
+
 @dataclass
 class Cluster:
     """A host and its runners. The `nodes` map each name to the CPUs that it may give out.

@@ -2,7 +2,7 @@
 
 ``orders/ID`` is a task's order until its first program has read it; from then on it is empty, or
 holds that program's last word (see `inside`). It belongs to the task's user. ``exits/ID`` is the
-record that systemd writes at the end, as root, in a folder that no task can enter;
+record that systemd writes at the end, as root, in a folder that no task of another user can enter;
 ``exits/ID.kill`` says that the end was asked for before.
 """
 
