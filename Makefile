@@ -25,7 +25,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
-	$(call suite,900) tests/integration $(PYTEST_OPTIONS)
+	$(call suite,600) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
 	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
 
 lab: $(VENV)/.test lab-tools

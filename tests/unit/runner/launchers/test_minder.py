@@ -45,7 +45,7 @@ def test_one_minder_waits_for_the_first_task_and_is_used_again(keeper: KeeperCli
     wait_until(lambda: len(minders(keeper)) == 1)
     used: set[int] = set()
     for number in range(20):
-        keeper.start(number, "sleep", "0.01")
+        keeper.start(number, "sleep", "0.05")
         used.add(minder_of(keeper.event("started", number)["pid"]))
         keeper.event("finished", number)
     assert len(used) <= 2
