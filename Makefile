@@ -2,6 +2,7 @@
 # make test    installs what the tests need and passes them all
 # make lab     boots two virtual machines with systemd and tests on them (as root, on Debian)
 # make lab-up  boots them and waits, to try things in them; make lab-bench times the launchers
+# make faults  kills, stops and cuts off a cluster under load (FAULTS_OPTIONS="--seed 1 --kills 20")
 # make bench   measures speed and memory on a cluster of its own (BENCH_OPTIONS="--only one")
 # make lint    formats, lints and checks types and imports, changing nothing
 # make clean   removes what the others made
@@ -18,7 +19,7 @@ LAB_TOOLS := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils openssh-cl
 # Each suite has so many seconds; then it is interrupted, so that it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-.PHONY: demo test lab lab-up lab-bench lab-tools bench lint format clean
+.PHONY: demo test lab lab-up lab-bench lab-tools faults bench lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
@@ -26,6 +27,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
 	$(call suite,600) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
+	$(call suite,300) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
 	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
 
 lab: $(VENV)/.test lab-tools
@@ -36,6 +38,9 @@ lab-up: $(VENV)/.test lab-tools
 
 lab-bench: $(VENV)/.test lab-tools
 	$(BIN)/python tests/benchmarks/launchers.py
+
+faults: $(VENV)/.test
+	$(BIN)/python tests/faults $(FAULTS_OPTIONS)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks $(BENCH_OPTIONS)

@@ -83,7 +83,12 @@ class Cluster:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreError):
+            logger.warning(
+                "What was to be done beside failed: %s", error
+            )  # the store has said more
+        elif error is not None:
             logger.error("Work in the background failed", exc_info=error)
 
     # -- tasks: what clients ask ------------------------------------------------------------

@@ -40,6 +40,7 @@ class Subscription:
         self._link = link
         self._number = number
         self._queue: asyncio.Queue[LogMessage | None] = asyncio.Queue()
+        self._position = 0
 
     def __enter__(self) -> Self:
         return self
@@ -58,14 +59,30 @@ class Subscription:
             raise LinkBroken
         if message.error is not None:
             raise Conflict(f"the log cannot be read on its node: {message.error}")
+        self._position = message.offset
         return message
 
     async def next(self) -> LogChunk | LogReset | LogEnd:
-        """Return what comes next; raise `LinkBroken`. `consumed` lets the sender go on."""
-        message = await self._queue.get()
-        if message is None or isinstance(message, LogOpened):
-            raise LinkBroken
-        return message
+        """Return what comes next; raise `LinkBroken`. `consumed` lets the sender go on.
+
+        What has come before is passed over; where something is missing, the link counts as broken.
+        """
+        while True:
+            message = await self._queue.get()
+            if message is None:
+                raise LinkBroken
+            if isinstance(message, LogOpened) or self._is_known(message):
+                continue
+            if isinstance(message, LogChunk):
+                if message.offset != self._position:
+                    raise LinkBroken
+                self._position += len(message.data)
+            elif isinstance(message, LogReset):
+                self._position = 0
+            return message
+
+    def _is_known(self, message: LogMessage) -> bool:
+        return isinstance(message, LogChunk) and message.offset < self._position
 
     def consumed(self, size: int) -> None:
         """Grant the sender `size` more bytes: so many have gone on to the client."""

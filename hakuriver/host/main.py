@@ -58,7 +58,12 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
     # Before the database: a second host on the same port must not touch anything.
     sockets = _bind(config)
     own = config.security.cluster_id or cluster_id(config.security.runner_secret)
-    store = await asyncio.to_thread(Store, config.db_file, cluster_id=own)
+    try:
+        store = await asyncio.to_thread(Store, config.db_file, cluster_id=own)
+    except BaseException:
+        for each in sockets:
+            each.close()
+        raise
     cluster = Cluster(store)
     await cluster.load()
     services = Services(config, gate, cluster, Subscriptions())

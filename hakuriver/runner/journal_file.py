@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
+
+# Bytes of the disk that are left for the ends of tasks that run: a new one must not take them.
+_RESERVE = 256 << 10
 
 
 class JournalFile:
@@ -41,8 +45,13 @@ class JournalFile:
         return entries
 
     def append(self, data: bytes, *, durable: bool) -> None:
-        """Write `data` at the end, fsynced if `durable`."""
+        """Write `data` at the end, fsynced if `durable`; raise `OSError`.
+
+        What must be durable is a task to be started: it is refused when the disk is all but full.
+        """
         try:
+            if durable:
+                self._check_room()
             written = 0
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self.size + written)
@@ -72,6 +81,11 @@ class JournalFile:
     def close(self) -> None:
         """Let the file go."""
         os.close(self._descriptor)
+
+    def _check_room(self) -> None:
+        disk = os.fstatvfs(self._descriptor)
+        if disk.f_bavail * disk.f_frsize < _RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _cut(self) -> None:
         os.ftruncate(self._descriptor, self.size)

@@ -179,9 +179,10 @@ class Tail:
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def open(self, request: LogOpen) -> None:
-        """Begin to send a log."""
+        """Begin to send a log; what is being sent already goes on as it does."""
         number = request.subscription
-        self.close(LogClose(subscription=number))
+        if number in self._running:
+            return
         subscription = _Subscription(self, request)
         task = asyncio.create_task(subscription.run(), name=f"log {request.task_id}")
         self._subscriptions[number] = subscription

@@ -93,7 +93,8 @@ class Cluster:
     """A host and its runners. The `nodes` map each name to the CPUs that it may give out.
 
     `settings` are laid over every daemon's configuration, section by section. With `sysfs` the
-    runners read their NUMA topology there.
+    runners read their NUMA topology there. `ways` are the ports at which nodes look for the host,
+    where that is not its own.
     """
 
     root: Path
@@ -101,6 +102,7 @@ class Cluster:
     shared: bool = False
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sysfs: Path | None = None
+    ways: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -246,6 +248,8 @@ class Cluster:
     def _daemon(self, role: str, more: dict[str, dict[str, object]], name: str = "") -> Daemon:
         name = name or role
         more = {**more, "paths": {"state_dir": str(self.state_dir(name))}}
+        if name in self.ways:
+            more["network"] = {"host_port": self.ways[name]}
         config = self._write_config(name, more)
         injected = ["--sysfs", str(self.sysfs)] if self.sysfs and role == "runner" else []
         return Daemon(

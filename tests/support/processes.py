@@ -162,6 +162,8 @@ class Daemon:
     env: Mapping[str, str]
     cwd: Path
     log: Path
+    #: What stands in for the program, if anything does.
+    module: str = "hakuriver"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -173,7 +175,7 @@ class Daemon:
         self.cwd.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hakuriver", *self.argv],
+                [sys.executable, "-m", self.module, *self.argv],
                 env=dict(self.env),
                 cwd=self.cwd,
                 stdin=subprocess.DEVNULL,

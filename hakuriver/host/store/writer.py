@@ -174,7 +174,9 @@ class Writer:
         try:
             self._run(group)
         except Exception as error:
-            cause = next((operation.cause for operation in group if operation.cause), error)
+            # A full disk ends the transaction by itself, and then its end fails: not that counts.
+            causes = (operation.cause for operation in group if operation.cause)
+            cause = next(causes, None) or _root(error)
             if isinstance(error, FAULTS):
                 logger.error("The store could not commit: %s", cause)  # noqa: TRY400 - one line
             else:

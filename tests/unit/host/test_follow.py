@@ -251,6 +251,21 @@ async def test_a_log_that_ends_short_of_its_size_is_no_whole_answer(server: Serv
         await asking
 
 
+async def test_what_is_told_twice_shows_once_and_a_gap_is_asked_for_anew(server: Server) -> None:
+    wire, task_id = await running(server)
+    follower = Follower(server, task_id)
+    log = (await opened(wire)).subscription
+    first = LogChunk(subscription=log, offset=0, data=b"one ")
+    await wire.say(LogOpened(subscription=log, size=0, offset=0), first, first)
+    await follower.has(b"one ")
+    await wire.say(first, LogChunk(subscription=log, offset=9, data=b"three"))
+    again = await opened(wire, offset=4)
+    assert again.offset == 4
+    await wire.say(LogChunk(subscription=again.subscription, offset=4, data=b"two"))
+    await follower.has(b"one two")
+    await follower.stop()
+
+
 async def test_the_log_of_what_ended_unheard_can_be_followed(server: Server) -> None:
     wire = await server.join()
     (task_id,) = await server.submitted()

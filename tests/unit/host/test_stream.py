@@ -146,14 +146,14 @@ async def test_events_and_both_logs_of_several_tasks_share_a_stream(server: Serv
     reader = Reader(server, *logs).begin()
     numbers = await opened(wire, 3)
     assert set(numbers) == {(one, "stdout"), (one, "stderr"), (two, "stdout")}
-    for key, data in (
-        ((one, "stdout"), b"first\n"),
-        ((two, "stdout"), b"other\n"),
-        ((one, "stderr"), "é\n".encode()),
-        ((one, "stdout"), b"second\n"),
-        ((one, "stdout"), b"\xff\n"),
+    for key, offset, data in (
+        ((one, "stdout"), 0, b"first\n"),
+        ((two, "stdout"), 3, b"other\n"),
+        ((one, "stderr"), 0, "é\n".encode()),
+        ((one, "stdout"), 6, b"second\n"),
+        ((one, "stdout"), 13, b"\xff\n"),
     ):
-        await wire.say(LogChunk(subscription=numbers[key], offset=0, data=data))
+        await wire.say(LogChunk(subscription=numbers[key], offset=offset, data=data))
     await until(lambda: len(reader.log(one)) == 3)
     await until(lambda: reader.text(one, "stderr") and reader.text(two))
     assert reader.text(one) == "first\nsecond\n"
