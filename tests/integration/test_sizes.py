@@ -40,6 +40,14 @@ QUERIES = {
     "mine in a state that none is in": "mine=1&state=lost",
     "mine of a name that none has": "mine=1&name=nosuch",
     "by name and owner": "name=rare&owner=alice",
+    "by a busy node and a state of which it has none": "node=busy&state=failed",
+    "by a busy owner and a state of which it has none": "owner=busy&state=failed",
+    "by a busy name and a state of which it has none": "name=busy&state=failed",
+    "by a busy node and an owner of which it has none": "node=busy&owner=default",
+    "by a busy node, owner and name and a state of which they have none": (
+        "node=busy&owner=busy&name=busy&state=failed"
+    ),
+    "by a busy node and owner and a state that none is in": "node=busy&owner=busy&state=lost",
     "a long page": "limit=1000&node=node7",
 }
 pytestmark = pytest.mark.timeout(120)

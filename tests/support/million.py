@@ -21,13 +21,15 @@ logger.addHandler(logging.FileHandler(sys.argv.pop(1)))
 from hakuriver.cli.host import main
 sys.exit(main())
 """
+#: Two of five copies are busy, in all respects, and none of them has failed.
+_CASE = "CASE WHEN n % {1} = {0} THEN {2} WHEN n % 10 IN (2, 4, 6, 8) THEN 'busy' ELSE {3} END"
 #: What makes a copy of a task another task; the rest of its columns are those of the original.
 _CHANGED = {
     "id": "{oldest} - {count} + n",
     "rev": "n",
-    "name": "CASE n % 1000 WHEN 70 THEN name ELSE 'another' END",
-    "node": "CASE n % 10 WHEN 7 THEN 'node7' ELSE 'node1' END",
-    "owner": "CASE n % 10 WHEN 0 THEN 'alice' ELSE 'default' END",
+    "name": _CASE.format(70, 1000, "name", "'another'"),
+    "node": _CASE.format(7, 10, "'node7'", "'node1'"),
+    "owner": _CASE.format(0, 10, "'alice'", "'default'"),
     "status": "CASE n % 100 WHEN 0 THEN 'killed' WHEN 1 THEN 'failed' ELSE status END",
 }
 

@@ -18,8 +18,19 @@ if TYPE_CHECKING:
 
 _SPEC = msgspec.msgpack.Decoder(TaskSpec)
 _USAGE = msgspec.json.Decoder(Usage)
-#: States that few of many tasks are in.
-_RARE = frozenset(TaskState) - {TaskState.COMPLETED, TaskState.FAILED}
+#: By which filters a list is read along an index, the first that are all given; the others only
+#: sift what it finds. In the order of how few rows they fit; each is an index of the migrations.
+_LEADS: tuple[tuple[str, ...], ...] = (
+    ("batch_id",),
+    ("name", "status"),
+    ("name",),
+    ("node", "status"),
+    ("owner", "status"),
+    ("node", "owner"),
+    ("status",),
+    ("node",),
+    ("owner",),
+)
 _JOINED = (*Task._meta.sorted_fields, Batch.spec)  # noqa: SLF001
 
 
@@ -127,20 +138,14 @@ def tasks(
 ) -> list[TaskRecord]:
     """Return at most `limit` tasks older than `before`, newest first."""
     status = None if state is None else state.value
-    # The one that fits the fewest rows leads to its index; the others only sift what it finds.
-    wanted = [
-        (Task.batch_id, batch),
-        (Task.name, name),
-        (Task.status, status if state in _RARE else None),
-        (Task.node, node),
-        (Task.owner, owner),
-        (Task.status, status if state not in _RARE else None),
-    ]
-    given = [(column, value) for column, value in wanted if value is not None]
+    wanted = {"batch_id": batch, "name": name, "status": status, "node": node, "owner": owner}
+    given = {column: value for column, value in wanted.items() if value is not None}
+    lead = next((each for each in _LEADS if given.keys() >= set(each)), ())
     query = _joined().order_by(Task.id.desc()).limit(limit)
-    for place, (column, value) in enumerate(given):
+    for name_of, value in given.items():
+        column = Task._meta.fields[name_of]  # noqa: SLF001
         # SQLite uses no index for a column with a sign before it.
-        query = query.where((column if place == 0 else NodeList((SQL("+"), column))) == value)
+        query = query.where((column if name_of in lead else NodeList((SQL("+"), column))) == value)
     if before is not None:
         query = query.where(Task.id < before)
     return list(_records(query))

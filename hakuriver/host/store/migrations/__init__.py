@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import StoreError
-from hakuriver.host.store.migrations import v001_initial, v002_accounting, v003_units
+from hakuriver.host.store.migrations import v001_initial, v002_accounting, v003_units, v004_pages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     v001_initial.STATEMENTS,
     v002_accounting.STATEMENTS,
     v003_units.STATEMENTS,
+    v004_pages.STATEMENTS,
 )
 LATEST = len(STEPS)
 
