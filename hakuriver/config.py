@@ -83,6 +83,8 @@ class Runner(_Section, frozen=True):
     memory: str = ""
     python: str = ""
     tasks_max: Annotated[int, Meta(ge=16, le=4_000_000)] = 4096
+    # Of each of a task's two logs; a number of bytes or a size such as "2G", 0 for no cap.
+    max_log_bytes: Annotated[int, Meta(ge=0, le=1 << 60)] | str = 0
 
 
 class Security(_Section, frozen=True):

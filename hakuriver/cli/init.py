@@ -61,6 +61,7 @@ host_reachable_address = "127.0.0.1"  # where clients and runners find the host
 # memory = ""                         # such as "64G"; default: all
 # python = ""                         # the Python that runs cells; default: the runner's own
 # tasks_max = 4096                    # processes and threads of one task, as a unit of systemd
+# max_log_bytes = "2G"                # a task that writes more to a log is ended; default: no cap
 
 [retention]
 # keep_tasks_days = 90                # ended tasks; 0 keeps them for ever

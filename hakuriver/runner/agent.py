@@ -32,6 +32,7 @@ from hakuriver.model.messages import (
 from hakuriver.runner.discarding import Discarding
 from hakuriver.runner.journal import Journal
 from hakuriver.runner.link import Link
+from hakuriver.runner.logcaps import LogCaps
 from hakuriver.runner.metrics import Gauge, Meter
 from hakuriver.runner.probe import SYSFS
 from hakuriver.runner.starting import Starter
@@ -62,7 +63,7 @@ class AgentSettings:
 
     `numactl` is the program that binds tasks to NUMA nodes, None if the launcher itself does;
     `sysfs` is where the machine's use is read. `pins` and `writes_scripts` are those of `Starter`,
-    `trust` is that of `Link`.
+    `trust` is that of `Link`, `max_log_bytes` the cap of `LogCaps`, None for none.
     """
 
     name: str
@@ -76,6 +77,7 @@ class AgentSettings:
     pins: bool = True
     writes_scripts: bool = True
     trust: ssl.SSLContext | None = None
+    max_log_bytes: int | None = None
 
 
 class Agent:
@@ -131,6 +133,13 @@ class Agent:
             is_kept=self._tasks.is_kept,
             tell=self._link.send,
         )
+        cap = settings.max_log_bytes
+        self._caps = (
+            LogCaps(files=files, cap=cap, live=self._tasks.running, over=self._tasks.end_by_itself)
+            if cap is not None
+            else None
+        )
+        self._capping: asyncio.Task[None] | None = None
         self._tail = Tail(files, is_live=self._tasks.is_live, send=self._link.send)
 
     @classmethod
@@ -168,10 +177,14 @@ class Agent:
 
     async def run(self) -> None:
         """Serve the host until cancelled; raise `StartError` when it refuses this runner."""
+        if self._caps is not None:
+            self._capping = asyncio.create_task(self._caps.run(), name="log caps")
         await self._link.run()
 
     async def close(self) -> None:
         """Let everything go; tasks go on under their keeper."""
+        if self._capping is not None:
+            self._capping.cancel()
         await self._tail.close_all()
         await self._discarding.close()
         await self._tasks.close()

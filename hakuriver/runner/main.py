@@ -28,6 +28,7 @@ from hakuriver.runner.agent import Agent, AgentSettings
 from hakuriver.runner.environment import Surroundings
 from hakuriver.runner.launchers.process import shut_down
 from hakuriver.runner.launching import find_launcher
+from hakuriver.runner.logcaps import cap_of
 from hakuriver.runner.numa import find_numactl
 from hakuriver.runner.probe import SYSFS, probe
 from hakuriver.runner.state import StateFolder
@@ -173,6 +174,7 @@ def _settings(
         sysfs=sysfs,
         pins=launching.pins,
         writes_scripts=launching.account is None,
+        max_log_bytes=cap_of(config.runner.max_log_bytes),
         trust=tls.trusting(config.network.tls_ca) if config.host_url.startswith("https:") else None,
     )
 

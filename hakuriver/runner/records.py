@@ -30,7 +30,12 @@ class Began(_Record, frozen=True, kw_only=True):
 
 
 class KillAsked(_Record, frozen=True, kw_only=True):
-    """The host wants the task dead; a task that is not yet known will never start."""
+    """The task is to end; one that is not yet known will never start.
+
+    `reason` is why the runner itself ends it, None if the host wants it dead.
+    """
+
+    reason: str | None = None
 
 
 class Ended(_Record, frozen=True, kw_only=True):
@@ -52,6 +57,8 @@ class Entry(msgspec.Struct, kw_only=True):
     launch: Launched | None = None
     running: Running | None = None
     kill: bool = False
+    #: Why the runner itself ends the task, if nobody had asked for that before.
+    blame: str | None = None
     exit: Exit | None = None
 
 
@@ -87,6 +94,7 @@ def apply(entries: dict[int, Entry], record: Record) -> None:
         case Entry(), Began():
             entry.running = record.running
         case Entry(), KillAsked():
+            entry.blame = entry.blame if entry.kill else record.reason
             entry.kill = True
         case Entry(), Ended():
             entry.exit = record.exit
@@ -98,7 +106,7 @@ def records_of(task_id: int, entry: Entry) -> list[Record]:
     if entry.launch is not None:
         records.append(entry.launch)
     if entry.kill:
-        records.append(KillAsked(task_id=task_id))
+        records.append(KillAsked(task_id=task_id, reason=entry.blame))
     if entry.running is not None:
         records.append(Began(task_id=task_id, running=entry.running))
     if entry.exit is not None:

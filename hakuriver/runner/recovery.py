@@ -53,6 +53,13 @@ def could_not_start(reason: str, now: float) -> Exit:
     return Exit(status=TaskState.FAILED, reason=told, completed_at=now)
 
 
+def blamed(end: Exit, entry: Entry) -> Exit:
+    """Return `end` as a failure with its reason, if the runner itself ended the task."""
+    if entry.blame is None or end.status is not TaskState.KILLED:
+        return end
+    return msgspec.structs.replace(end, status=TaskState.FAILED, reason=entry.blame)
+
+
 def with_usage(end: Exit, seen: Usage | None) -> Exit:
     """Return `end` with what the task was seen to use, where its record does not say it."""
     if seen is None:

@@ -19,7 +19,14 @@ from hakuriver.runner.exits import decide
 from hakuriver.runner.lanes import Lanes
 from hakuriver.runner.launchers.base import Running
 from hakuriver.runner.records import Began, Ended, Entry, Forgotten, KillAsked, Launched
-from hakuriver.runner.recovery import could_not_start, judge, never_started, orphaned, with_usage
+from hakuriver.runner.recovery import (
+    blamed,
+    could_not_start,
+    judge,
+    never_started,
+    orphaned,
+    with_usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -151,6 +158,19 @@ class Supervision:
     def kill(self, task_id: int) -> None:
         """End a task, or see to it that it never starts."""
         self._lanes.put(task_id, partial(self._kill, task_id))
+
+    def running(self) -> list[int]:
+        """Return the tasks whose program runs."""
+        entries = self._journal.entries.items()
+        return [each for each, entry in entries if entry.running and entry.exit is None]
+
+    def end_by_itself(self, task_id: int, reason: str) -> None:
+        """End a task that the host has not asked to end: it fails with `reason`."""
+        entry = self._journal.entries.get(task_id)
+        if entry is not None and entry.exit is None and not entry.kill:
+            _log.warning("task %s is ended: %s", task_id, reason)
+            self._journal.append_lazily(KillAsked(task_id=task_id, reason=reason))
+            self.kill(task_id)
 
     def acknowledge(self, task_id: int) -> None:
         """Forget a task whose end is in the host's store."""
@@ -289,7 +309,7 @@ class Supervision:
         entry = self._journal.entries.get(task_id)
         if entry is None or entry.exit is not None:
             return
-        end = with_usage(end, self._used.pop(task_id, None))
+        end = blamed(with_usage(end, self._used.pop(task_id, None)), entry)
         self._journal.append_lazily(Ended(task_id=task_id, exit=end))
         self._tell_start(task_id)
         self._tell(Finished(task_id=task_id, exit=end))

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "network.tls_key": "test_tls",
     "network.tls_ca": "test_tls",
     "security.cluster_id": "test_rotation",
+    "runner.max_log_bytes": "test_log_cap",
     # These need systemd.
     "runner.run_as_user": "../lab/lab",
     "runner.tasks_max": "../lab/test_restarts",
