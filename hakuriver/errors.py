@@ -9,6 +9,7 @@ becomes at the command line (``exit_code``). The closest builtin is the second p
     ├── Unauthorized (PermissionError)      missing or wrong token: 401
     ├── NotFound (LookupError)              no such task, node or path: 404
     ├── Conflict                            not possible in the present state: 409
+    ├── TooManyRequests                     asked more often than allowed: 429
     ├── SubmissionRefused                   targets got no task; has every reason
     ├── NodeOffline                         the node that would have to answer is away: 503
     ├── HostUnreachable (ConnectionError)   nobody answers at the host's address
@@ -73,6 +74,16 @@ class Conflict(HakuRiverError):  # noqa: N818
     """The request is not possible in the present state; nothing was changed."""
 
     http_status = 409
+
+
+class TooManyRequests(HakuRiverError):  # noqa: N818
+    """Somebody asks more often than he may; after ``retry_after`` seconds he may again."""
+
+    http_status = 429
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class SubmissionRefused(HakuRiverError):  # noqa: N818

@@ -7,7 +7,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from hakuriver.errors import HostFault, HostUnreachable, NodeOffline
+from hakuriver.errors import HostFault, HostUnreachable, NodeOffline, TooManyRequests
 
 if TYPE_CHECKING:
     from hakuriver.errors import HakuRiverError
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 _FIRST = 0.05
 _LONGEST = 2.0
 
-#: Errors that may pass by themselves: the host or a node restarts, or a link is broken.
-PASSING = (HostUnreachable, HostFault, NodeOffline)
+#: Errors that may pass by themselves: the host or a node restarts, a link is broken, or the host
+#: was asked too often.
+PASSING = (HostUnreachable, HostFault, NodeOffline, TooManyRequests)
 
 #: Seconds for which a broken stream is opened again and again before its readers are told.
 PATIENCE = 600.0

@@ -14,6 +14,7 @@ from hakuriver.errors import (
     NodeOffline,
     NotFound,
     SubmissionRefused,
+    TooManyRequests,
     Unauthorized,
 )
 from hakuriver.model.views import ErrorAnswer, ErrorView, FieldError
@@ -55,6 +56,8 @@ def _told(url: str, status: int, detail: str, *, submission: bool) -> HakuRiverE
             error = NotFound(detail)
         case HTTPStatus.CONFLICT:
             error = Conflict(detail)
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            error = TooManyRequests(detail)
         case HTTPStatus.SERVICE_UNAVAILABLE if submission:
             error = SubmissionRefused(detail)
         case HTTPStatus.SERVICE_UNAVAILABLE:

@@ -20,7 +20,7 @@ from hakuriver import tls
 from hakuriver._version import __version__
 from hakuriver.client.backoff import Backoff
 from hakuriver.client.replies import error_from
-from hakuriver.errors import ConfigError, HostFault, HostUnreachable
+from hakuriver.errors import ConfigError, HostFault, HostUnreachable, TooManyRequests
 
 if TYPE_CHECKING:
     import ssl
@@ -110,13 +110,16 @@ class Transport:
 
         With `repeat`, for what does nothing more when it arrives twice, the same request is sent
         again when its answer is lost, also while the host is gone. A host that is not there at
-        the first attempt is told at once.
+        the first attempt is told at once. What was asked too often is asked again a little later.
         """
         backoff = Backoff(self._repeat_seconds)
         lost = False
         while True:
             try:
                 return await self._request(method, path, reply, params=params, body=body)
+            except TooManyRequests as error:
+                # Nothing was done.
+                await backoff.wait(error)
             except HostUnreachable as error:
                 lost = lost or isinstance(error, AnswerLost)
                 if not (repeat and lost):

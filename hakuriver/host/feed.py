@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 KEEP_ALIVE_SECONDS = 10.0
 _RING = 4096
 _RING_BYTES = 16 << 20
+# So many lines at most go into one piece: whoever reads slowly holds no more in memory.
+_PIECE = 256
 
 
 class Feed:
@@ -63,8 +65,7 @@ class Feed:
                 seen, lines = await self._catch_up(seen)
             else:
                 news = self._news
-                lines = self._since(seen)
-                seen = self.rev
+                seen, lines = self._since(seen)
                 if not lines:
                     try:
                         async with asyncio.timeout(KEEP_ALIVE_SECONDS):
@@ -75,10 +76,15 @@ class Feed:
                     continue
             yield b"".join(lines)
 
-    def _since(self, seen: int) -> list[bytes]:
-        """Return the lines of the ring after a rev; a follower mostly lacks the last few alone."""
-        news = takewhile(lambda entry: entry[0] > seen, reversed(self._ring))
-        return [encoded for _, encoded in news][::-1]
+    def _since(self, seen: int) -> tuple[int, list[bytes]]:
+        """Return the next lines of the ring after a rev, and the rev that they reach.
+
+        A follower mostly lacks the last few alone.
+        """
+        news = list(takewhile(lambda entry: entry[0] > seen, reversed(self._ring)))[::-1]
+        if len(news) <= _PIECE:
+            return self.rev, [encoded for _, encoded in news]
+        return news[_PIECE - 1][0], [encoded for _, encoded in news[:_PIECE]]
 
     async def _catch_up(self, seen: int) -> tuple[int, list[bytes]]:
         reached = self.rev

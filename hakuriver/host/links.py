@@ -14,7 +14,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from hakuriver._version import __version__
 from hakuriver.errors import Conflict, InvalidRequest, StoreError, Unauthorized
 from hakuriver.host import exchange, retention
-from hakuriver.host.api.base import ApiHandler, services_of
+from hakuriver.host.api.base import ApiHandler, services_of, stream_of
 from hakuriver.host.api.operations import JSON, MSGPACK, Operation
 from hakuriver.host.auth import bearer
 from hakuriver.model.auth import runner_token
@@ -104,6 +104,7 @@ class RunnerLink(WebSocketHandler):
             self.set_header("Allow", "GET")
             await self.finish({"detail": "this path takes the WebSocket of a runner alone"})
             return
+        services.strangers.forget(stream_of(self.request))
         self._name = name
         self._cluster = services.cluster
         self._known = []

@@ -14,6 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
     from tornado.web import Application
 
+    from hakuriver.host.strangers import Strangers
+
 logger = logging.getLogger(__name__)
 
 # The first byte of a TLS record that begins a handshake (RFC 8446, section 5.1).
 _HANDSHAKE = b"\x16"
-# For so long a connection may say nothing at its start, or take for its handshake, in seconds.
-_START_SECONDS = 30.0
+#: See `Server`.
+PATIENCE = 60.0
 # So long an answer to the wrong protocol is kept open, so that it arrives.
 _LINGER_SECONDS = 1.0
 _MAX_HEADER = 64 << 10
@@ -48,22 +51,40 @@ class Server(HTTPServer):
     Args:
         application: what answers.
         context: for TLS, None for plain HTTP.
+        strangers: keeps count of the connections that have shown no token.
+        patience: seconds that a connection may take for its first byte, its handshake or the
+            headers of a request, and be idle; twice as many for a request's body.
     """
 
     # Tornado makes its servers by `initialize`, which takes what the class is called with.
     def initialize(  # type: ignore[override]
-        self, application: Application, *, context: ssl.SSLContext | None
+        self,
+        application: Application,
+        *,
+        context: ssl.SSLContext | None,
+        strangers: Strangers,
+        patience: float = PATIENCE,
     ) -> None:
         """Take over what the class was called with."""
         # The handlers refuse a body over the limit by name; what is far over is cut off here.
-        super().initialize(application, max_body_size=2 * MAX_REQUEST, max_header_size=_MAX_HEADER)
+        super().initialize(
+            application,
+            max_body_size=2 * MAX_REQUEST,
+            max_header_size=_MAX_HEADER,
+            # It holds for the headers of a request as well as for the time between two.
+            idle_connection_timeout=patience,
+            body_timeout=2 * patience,
+        )
         tls.leave_to_callers()
         self._context = context
+        self._strangers = strangers
+        self._patience = patience
         self._starting: set[asyncio.Task[None]] = set()
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Look at a new connection, without holding up the others."""
         task = asyncio.create_task(self._start(stream, address), name="a new connection")
+        self._strangers.add(stream, task.cancel)
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
@@ -76,9 +97,16 @@ class Server(HTTPServer):
             await asyncio.wait(starting)
         await super().close_all_connections()
 
+    def on_close(self, server_conn: object) -> None:
+        """Take a connection off that has ended."""
+        super().on_close(server_conn)
+        if isinstance(server_conn, HTTP1ServerConnection):
+            self._strangers.forget(server_conn.stream)
+
     async def _start(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        begun: IOStream | None = None
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(self._patience):
                 begun = await self._begin(stream)
         except (TimeoutError, OSError, StreamClosedError) as error:
             # The client tells its user why, and tries again: here it would fill the log.
@@ -88,7 +116,10 @@ class Server(HTTPServer):
         except asyncio.CancelledError:
             _drop(stream)
             raise
+        finally:
+            self._strangers.forget(stream)
         if begun is not None:
+            self._strangers.add(begun, begun.close)
             super().handle_stream(begun, address)
 
     async def _begin(self, stream: IOStream) -> IOStream | None:

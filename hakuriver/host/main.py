@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -53,6 +55,7 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         StartError: the address cannot be listened on.
     """
     stop = _stop_on_signals()
+    _lift_file_limit()
     served = await asyncio.to_thread(tls.serving, config.network)
     gate = Gate(config, names=served.names if served else ())
     # Before the database: a second host on the same port must not touch anything.
@@ -67,7 +70,11 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
     cluster = Cluster(store)
     await cluster.load()
     services = Services(config, gate, cluster, Subscriptions())
-    server = Server(make_app(services), context=served.context if served else None)
+    server = Server(
+        make_app(services),
+        context=served.context if served else None,
+        strangers=services.strangers,
+    )
     server.add_sockets(sockets)
     watch = {
         asyncio.create_task(_watch(cluster, config), name="silent nodes"),
@@ -89,6 +96,13 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         {*watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
     )
     await asyncio.to_thread(store.close)
+
+
+def _lift_file_limit() -> None:
+    """Have as many connections as the machine allows, not as few as a shell's default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warn_of_end(served: tls.Served | None) -> None:

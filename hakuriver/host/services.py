@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from hakuriver.host.rates import Rate
+from hakuriver.host.strangers import Strangers
 
 if TYPE_CHECKING:
     from hakuriver.config import Config
@@ -20,3 +23,8 @@ class Services:
     gate: Gate
     cluster: Cluster
     subscriptions: Subscriptions
+    strangers: Strangers = field(default_factory=Strangers)
+    #: Wrong tokens, by the address that they come from.
+    guesses: Rate = field(default_factory=lambda: Rate(per_second=5, burst=50))
+    #: Requests, by whose they are.
+    requests: Rate = field(default_factory=lambda: Rate(per_second=2000, burst=10_000))

@@ -17,7 +17,7 @@ ALL = [
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_error_says_what_it_becomes(kind: type[HakuRiverError]) -> None:
-    assert kind.http_status in {401, 404, 409, 422, 500, 503}
+    assert kind.http_status in {401, 404, 409, 422, 429, 500, 503}
     assert kind.exit_code != 0
     assert kind.__name__ in (errors.__doc__ or "")
     assert kind.__doc__

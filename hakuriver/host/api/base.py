@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -12,7 +14,13 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
-from hakuriver.errors import HakuRiverError, InvalidRequest, SubmissionRefused
+from hakuriver.errors import (
+    HakuRiverError,
+    InvalidRequest,
+    SubmissionRefused,
+    TooManyRequests,
+    Unauthorized,
+)
 from hakuriver.host.api.queries import decode_query
 from hakuriver.model.submission import MAX_REQUEST
 from hakuriver.model.views import ErrorView, FieldError
@@ -20,11 +28,16 @@ from hakuriver.model.views import ErrorView, FieldError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from tornado.httputil import HTTPServerRequest
+
+    from hakuriver.host.rates import Rate
     from hakuriver.host.services import Services
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 10.0
+#: So long a piece of an answer may lie unread, in seconds.
+STALL_SECONDS = 30.0
 _REFUSAL_SECONDS = 0.2
 _INTERNAL = "the host failed on this request; its log has the details"
 
@@ -34,6 +47,19 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 def services_of(application: Application) -> Services:
     """Return the parts of the host that an application serves."""
     return cast("Services", application.settings["services"])
+
+
+def stream_of(request: HTTPServerRequest) -> IOStream | None:
+    """Return the connection that a request came by; None once it serves something else."""
+    connection = request.connection
+    return connection.stream if isinstance(connection, HTTP1Connection) else None
+
+
+def _count(rate: Rate, asker: str) -> None:
+    """Note that somebody asks; raise `TooManyRequests` if it is too often."""
+    wait = rate.take(asker, time.monotonic())
+    if wait > 0:
+        raise TooManyRequests(f"too many requests; try again in {math.ceil(wait)} s", wait)
 
 
 def methods_of(handler: type[RequestHandler]) -> list[str]:
@@ -57,20 +83,31 @@ class ApiHandler(RequestHandler):
         return services_of(self.application)
 
     def prepare(self) -> None:
-        """Check host name, token and content type before anything is done."""
+        """Check host name, token, rate and content type before anything is done."""
         self._gone = asyncio.get_running_loop().create_future()
         if self._socket is not None:
             # Small answers and log lines go out at once instead of waiting for one another.
             self._socket.set_nodelay(True)
         self.check_page()
-        self.owner = self.authenticate()
+        self.owner = self._known()
         if self.request.method == "POST":
             self._check_body()
 
+    def _known(self) -> str:
+        """Return whose request it is, if he may ask now; raise `TooManyRequests`."""
+        try:
+            owner = self.authenticate()
+        except Unauthorized:
+            # The right token is let in all the same: nobody can lock out others by guessing.
+            _count(self.services.guesses, str(self.request.remote_ip))
+            raise
+        _count(self.services.requests, owner)
+        self.services.strangers.forget(self._socket)
+        return owner
+
     @property
     def _socket(self) -> IOStream | None:
-        connection = self.request.connection
-        return connection.stream if isinstance(connection, HTTP1Connection) else None
+        return stream_of(self.request)
 
     def check_page(self) -> None:
         """Refuse what a page of another site made a browser send."""
@@ -93,6 +130,20 @@ class ApiHandler(RequestHandler):
     def gone(self) -> bool:
         """Whether the client has closed the connection."""
         return self._gone.done()
+
+    async def push(self) -> None:
+        """Send what was written; whoever does not read it is cut off and may come back.
+
+        Raises:
+            StreamClosedError: nobody reads.
+        """
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await self.flush()
+        except TimeoutError:
+            logger.info("%s does not read its answer: cut off", self.request.remote_ip)
+            self.cut()
+            raise StreamClosedError from None
 
     def cut(self) -> None:
         """Close the connection in the midst of an answer: the rest of it cannot be had."""
@@ -146,7 +197,7 @@ class ApiHandler(RequestHandler):
                 if not chunk:
                     continue
                 self.write(chunk)
-                await self.flush()
+                await self.push()
         except (StopAsyncIteration, StreamClosedError):
             return
         except HakuRiverError as error:
@@ -176,6 +227,8 @@ class ApiHandler(RequestHandler):
             view = ErrorView(detail=str(error), failed_targets=list(error.failed_targets))
         elif isinstance(error, HakuRiverError):
             view = ErrorView(detail=str(error))
+            if isinstance(error, TooManyRequests):
+                self.set_header("Retry-After", str(math.ceil(error.retry_after)))
         elif status_code < 500:  # noqa: PLR2004
             view = ErrorView(detail=self._reason)
         if isinstance(error, HakuRiverError):

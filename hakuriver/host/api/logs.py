@@ -98,7 +98,7 @@ class Log(ApiHandler):
             size -= len(data)
             self.write(data)
             try:
-                await self.flush()
+                await self.push()
             except StreamClosedError:
                 return
             source.consumed(len(message.data))

@@ -29,6 +29,7 @@ _ALWAYS = {
     400: "The path or the request as such cannot be read. A body of more than 32 MiB gets this "
     "without a content, and the connection ends.",
     401: "The token is missing or wrong.",
+    429: "Too many requests, or too many wrong tokens; `Retry-After` says when to try again.",
     422: "A field, an argument, the Host header or the content type is not acceptable.",
     503: "The database, or what would have to answer, is not there now; every reason is told.",
 }

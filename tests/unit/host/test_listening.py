@@ -10,6 +10,7 @@ from tornado.web import Application, RequestHandler
 
 from hakuriver import tls
 from hakuriver.host.listening import Server
+from hakuriver.host.strangers import Strangers
 from support.certificates import Files, make_files
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ async def ports(files: Files) -> AsyncIterator[tuple[int, int]]:
     found: list[int] = []
     for context in (None, served.context):
         socket, port = bind_unused_port()
-        server = Server(Application([("/", Hello)]), context=context)
+        server = Server(Application([("/", Hello)]), context=context, strangers=Strangers())
         server.add_socket(socket)
         servers.append(server)
         found.append(port)
@@ -94,3 +95,40 @@ async def test_who_goes_or_waits_is_no_trouble(
     for _, writer in waiting:
         writer.close()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("said", [b"", b"GE", b"GET / HTTP/1.1\r\nX: ", ASK[:-2]])
+async def test_whoever_takes_too_long_is_let_go(said: bytes) -> None:
+    socket, port = bind_unused_port()
+    strangers = Strangers()
+    application = Application([("/", Hello)])
+    server = Server(application, context=None, strangers=strangers, patience=0.1)
+    server.add_socket(socket)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(said)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        await asyncio.sleep(0)
+        assert len(strangers) == 0
+    finally:
+        writer.close()
+        server.stop()
+        await server.close_all_connections()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    socket, port = bind_unused_port()
+    strangers = Strangers()
+    server = Server(Application([("/", Hello)]), context=None, strangers=strangers, patience=0.1)
+    server.add_socket(socket)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\nabc")
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+    finally:
+        writer.close()
+        server.stop()
+        await server.close_all_connections()
+    assert len(strangers) == 0

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from hakuriver.host import feed as feed_module
+from hakuriver.host.api import base
+from hakuriver.model.views import Event
+from support.host_server import TOKEN, Server, Stream, open_server
+from support.host_world import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.asyncio
+_NAME = "n" * 2000
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with open_server(tmp_path / "h.db") as server:
+        yield server
+
+
+async def publish(server: Server, count: int) -> None:
+    """Have so many changes of 2 kB each happen, as fast as followers can be served."""
+    feed = server.world.cluster.feed
+    for number in range(count):
+        feed.publish(Event(rev=feed.rev + 1, forgotten=_NAME))
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+
+
+async def test_a_follower_that_does_not_read_is_cut_off_and_may_come_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "STALL_SECONDS", 0.2)
+    # Signs of life bear how far a follower is, also past what was never in the store.
+    monkeypatch.setattr(feed_module, "KEEP_ALIVE_SECONDS", 0.1)
+    feed = server.world.cluster.feed
+    start = feed.rev
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect(("127.0.0.1", server.port))
+    ask = f"GET /api/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    deaf.sendall(ask.encode())
+    reads = await Stream.open(server, f"/api/events?after={start}")
+    seen: list[int] = []
+
+    async def read() -> None:
+        while not seen or seen[-1] < start + 8000:
+            seen.append((await reads.json())["rev"])
+
+    reading = asyncio.create_task(read())
+    await until(lambda: len(feed._ring) == 0)
+    await publish(server, 8000)
+    # Whoever reads is not disturbed by the other.
+    await asyncio.wait_for(reading, 20)
+    assert seen == sorted(seen)
+
+    def is_cut() -> bool:
+        try:
+            while deaf.recv(1 << 20, socket.MSG_DONTWAIT):
+                continue
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+        return True
+
+    await asyncio.sleep(0.5)  # it does not read for longer than it may
+    await until(is_cut, what="it is cut off")
+    deaf.close()
+    # It comes back with the last rev that it has got.
+    again = await Stream.open(server, f"/api/events?after={feed.rev - 3}")
+    revs = [(await again.json())["rev"] for _ in range(4)]
+    assert revs == [feed.rev - 3, feed.rev - 2, feed.rev - 1, feed.rev]
+    await again.leave()
+    await reads.leave()
