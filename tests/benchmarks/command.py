@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import bulk, burst, floors, growth, idle, kill, line, one, syncs, updown
+from benchmarks import bulk, burst, crowd, floors, growth, idle, kill, line, one, syncs, updown
 from benchmarks.rows import Row
 from benchmarks.table import as_json, render
 from benchmarks.world import Progress, bounded, folder, world
@@ -35,6 +35,7 @@ _FIGURES: dict[str, Callable[[World], list[Row]]] = {
     "kill": kill.measure,
     "growth": growth.measure,
     "updown": updown.measure,
+    "crowd": crowd.measure,
 }
 _SECONDS = 60.0
 _LONG_SECONDS = 300.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Unit = Literal["ms", "s", "/s", "MiB", "KiB"]
+Unit = Literal["ms", "s", "/s", "MiB", "KiB", "CPU"]
 
 
 @dataclass(frozen=True, kw_only=True)
