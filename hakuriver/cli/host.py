@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run, settings
-from hakuriver.cli.logfile import logging_to
+from hakuriver.cli.logfile import add_log_format, logging_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the host until it is told to stop; return the exit code."""
     parser = argparse.ArgumentParser(_NAME, description="Run the cluster's host.")
     add_common_options(parser)
+    add_log_format(parser)
     parser.add_argument(
         "--ready-fd",
         type=int,
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with os.fdopen(arguments.ready_fd, "w") as ready:
                     ready.write(f"{port}\n")
 
-        with logging_to(config.paths.host_log_file, key="paths.host_log_file"):
+        with logging_to(
+            config.paths.host_log_file, key="paths.host_log_file", form=arguments.log_format
+        ):
             asyncio.run(serve(config, listening=listening))
         return 0
 

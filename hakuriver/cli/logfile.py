@@ -5,10 +5,13 @@ Lines are handed to a thread, so that no event loop waits for a disk or a termin
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from contextlib import contextmanager
+from copy import copy
+from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,7 @@ from hakuriver.disk import make_private
 from hakuriver.errors import ConfigError, HakuRiverError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Generator
     from io import TextIOWrapper
 
@@ -27,11 +31,25 @@ MAX_BYTES = 10_000_000
 OLD_FILES = 3
 
 
+FORMS = ("text", "json")
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the two daemons."""
+    parser.add_argument(
+        "--log-format",
+        choices=FORMS,
+        default=FORMS[0],
+        help="how the log is written: lines for people, or an object a line (default: text)",
+    )
+
+
 @contextmanager
-def logging_to(path: str, *, key: str) -> Generator[None]:
+def logging_to(path: str, *, key: str, form: str = "text") -> Generator[None]:
     """Let the log of this process go to stderr and to the file `path`, empty for none.
 
-    The last lines are written when the block ends. `key` names the setting in errors.
+    The last lines are written when the block ends. `key` names the setting in errors, `form` is
+    one of `FORMS`.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -40,11 +58,11 @@ def logging_to(path: str, *, key: str) -> Generator[None]:
     if path:
         handlers.append(_open(path, key))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_FORMAT))
+        handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_FORMAT))
     lines: SimpleQueue[Any] = SimpleQueue()
     listener = QueueListener(lines, *handlers)
     root = logging.getLogger()
-    entry = QueueHandler(lines)
+    entry = _Entry(lines)
     root.addHandler(entry)
     root.setLevel(logging.INFO)
     listener.start()
@@ -62,6 +80,32 @@ def logging_to(path: str, *, key: str) -> Generator[None]:
             if failure is not None and isinstance(handler, _PrivateFile):
                 handler.handle(_last_words(failure))
             handler.close()
+
+
+class JsonLines(logging.Formatter):
+    """Makes an object of each record, on one line: what programs read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return time (ISO 8601, UTC), level, logger, message and, if there is one, exception."""
+        moment = datetime.fromtimestamp(record.created, UTC)
+        told = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+class _Entry(QueueHandler):
+    """Hands records on with their message made, and their exception apart from it."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        made = copy(record)
+        made.msg, made.args = record.getMessage(), None
+        return made
 
 
 class _PrivateFile(RotatingFileHandler):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run, settings
-from hakuriver.cli.logfile import logging_to
+from hakuriver.cli.logfile import FORMS, add_log_format, logging_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(_NAME, description="Run this machine's runner.")
     add_common_options(parser)
+    add_log_format(parser)
     parser.add_argument(
         "--default-workdir",
         type=Path,
@@ -81,7 +82,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     from hakuriver.runner.main import serve  # noqa: PLC0415
 
     config = settings(_NAME, arguments.config)
-    with logging_to(config.paths.runner_log_file, key="paths.runner_log_file"):
+    with logging_to(
+        config.paths.runner_log_file, key="paths.runner_log_file", form=arguments.log_format
+    ):
         asyncio.run(serve(config, default_workdir=arguments.default_workdir, sysfs=arguments.sysfs))
     return 0
 
@@ -102,6 +105,8 @@ def _join(arguments: argparse.Namespace) -> int:
     options: list[str] = []
     if arguments.default_workdir is not None:
         options += ["--default-workdir", str(arguments.default_workdir)]
+    if arguments.log_format != FORMS[0]:
+        options += ["--log-format", arguments.log_format]
     if arguments.sysfs != _SYSFS:
         options += ["--sysfs", str(arguments.sysfs)]
     joining.become_runner(path, options)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tornado.web import Application, RequestHandler
 
 from hakuriver.host import links
-from hakuriver.host.api import events, logs, nodes, openapi, submit, tasks
-from hakuriver.host.api.base import UnknownPath
+from hakuriver.host.api import events, logs, metrics, nodes, openapi, submit, tasks
+from hakuriver.host.api.base import ApiHandler, UnknownPath
 
 if TYPE_CHECKING:
     from hakuriver.host.services import Services
@@ -29,6 +29,7 @@ def make_app(services: Services) -> Application:
         *logs.ROUTES,
         *nodes.ROUTES,
         *events.ROUTES,
+        *metrics.ROUTES,
         *openapi.ROUTES,
     ]
     return Application(
@@ -46,5 +47,7 @@ def make_app(services: Services) -> Application:
 def _log_request(handler: RequestHandler) -> None:
     """Log the host's own faults; what was refused is the asker's, told to the asker."""
     level = logging.ERROR if handler.get_status() == 500 else logging.DEBUG  # noqa: PLR2004
+    if isinstance(handler, ApiHandler):
+        handler.count()
     path = handler.request.path
     logger.log(level, "%s %s: %s", handler.request.method, path[:200], handler.get_status())

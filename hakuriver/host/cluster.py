@@ -21,6 +21,7 @@ from hakuriver.host.pulse import Pulse
 from hakuriver.host.rooms import Assignment, Demand
 from hakuriver.host.scheduler import Scheduler
 from hakuriver.host.store import Store, changes, queries
+from hakuriver.host.tally import Tally
 from hakuriver.model.ids import Snowflakes
 from hakuriver.model.messages import Acknowledge, Finished, Kill, Launch, Measured, Started
 from hakuriver.model.needs import needs_of
@@ -53,6 +54,7 @@ class Cluster:
         self._coming: dict[int, TaskRecord] = {}
         self.feed = Feed(self._replay, rev=store.rev)
         self.moved: Pulse[int] = Pulse()
+        self.tally = Tally()
         self.nodes = Nodes(store, self.scheduler, self.feed)
         self.ids = Snowflakes(lambda: time.time_ns() // 1_000_000, last=store.last_id)
         self._running: set[asyncio.Task[None]] = set()
@@ -328,6 +330,7 @@ class Cluster:
         # What was written before this has been taken in by now.
         present = self.tasks.get(record.id, record)
         changed = msgspec.structs.replace(present, **fields)
+        self.tally.moved(present.status, changed)
         self._replace(changed)
         return changed
 

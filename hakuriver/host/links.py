@@ -171,6 +171,7 @@ class RunnerLink(WebSocketHandler):
             return
         self._welcomed = False
         logger.info("%s: link closed (%s)", self._name, reason)
+        self._cluster.tally.link_losses[self._name] += 1
         # In this order: who follows a log over this link must find it gone.
         self._cluster.nodes.detach(self._name, self, self._cluster.spawn)
         self._logs.drop(self)

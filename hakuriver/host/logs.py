@@ -20,6 +20,7 @@ from hakuriver.model.messages import (
 
 if TYPE_CHECKING:
     from hakuriver.host.nodes import Link
+    from hakuriver.host.tally import Tally
     from hakuriver.model.messages import LogOpen
 
 LogMessage = LogOpened | LogChunk | LogReset | LogEnd
@@ -96,7 +97,8 @@ class Subscription:
 class Subscriptions:
     """All logs that come over links at present."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
         self._open: dict[tuple[Link, int], Subscription] = {}
         self._numbers = itertools.count(1)
 
@@ -110,6 +112,8 @@ class Subscriptions:
 
     def deliver(self, link: Link, message: LogMessage) -> None:
         """Hand on what a link brings; what nobody reads any more is dropped."""
+        if isinstance(message, LogChunk):
+            self._tally.log_bytes += len(message.data)
         subscription = self._open.get((link, message.subscription))
         if subscription is not None:
             subscription.put(message)

@@ -69,7 +69,13 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         raise
     cluster = Cluster(store)
     await cluster.load()
-    services = Services(config, gate, cluster, Subscriptions())
+    services = Services(
+        config,
+        gate,
+        cluster,
+        Subscriptions(cluster.tally),
+        certificate_end=served.not_after if served else None,
+    )
     server = Server(
         make_app(services),
         context=served.context if served else None,

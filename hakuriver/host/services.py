@@ -23,6 +23,8 @@ class Services:
     gate: Gate
     cluster: Cluster
     subscriptions: Subscriptions
+    #: When the host's certificate ends (Unix time), None without TLS.
+    certificate_end: float | None = None
     strangers: Strangers = field(default_factory=Strangers)
     #: Wrong tokens, by the address that they come from.
     guesses: Rate = field(default_factory=lambda: Rate(per_second=5, burst=50))

@@ -227,7 +227,7 @@ class Server:
 async def open_server(path: Path, config: Config = CONFIG) -> AsyncIterator[Server]:
     """Serve a host whose database is `path`, and leave nothing of it behind."""
     async with open_world(path) as world:
-        services = Services(config, Gate(config), world.cluster, Subscriptions())
+        services = Services(config, Gate(config), world.cluster, Subscriptions(world.cluster.tally))
         http = HTTPServer(make_app(services), max_body_size=40 << 20)
         socket, port = bind_unused_port()
         http.add_socket(socket)

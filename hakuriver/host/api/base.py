@@ -76,6 +76,7 @@ class ApiHandler(RequestHandler):
 
     owner: str
     _gone: asyncio.Future[None]
+    _streams = False
 
     @property
     def services(self) -> Services:
@@ -131,6 +132,15 @@ class ApiHandler(RequestHandler):
         """Whether the client has closed the connection."""
         return self._gone.done()
 
+    def count(self) -> None:
+        """Take the request into the tally, once it is answered."""
+        tally = self.services.cluster.tally
+        method = str(self.request.method)
+        known = method if method in self.SUPPORTED_METHODS else "other"
+        tally.requests[type(self).__name__, known, self.get_status()] += 1
+        if not self._streams:
+            tally.request_seconds.observe(self.request.request_time())
+
     async def push(self) -> None:
         """Send what was written; whoever does not read it is cut off and may come back.
 
@@ -142,6 +152,7 @@ class ApiHandler(RequestHandler):
                 await self.flush()
         except TimeoutError:
             logger.info("%s does not read its answer: cut off", self.request.remote_ip)
+            self.services.cluster.tally.stalled += 1
             self.cut()
             raise StreamClosedError from None
 
@@ -176,6 +187,8 @@ class ApiHandler(RequestHandler):
 
         While nothing comes, `keep_alive` is sent every ten seconds, if it is not empty.
         """
+        self._streams = True
+        self.services.cluster.tally.streams += 1
         first = asyncio.ensure_future(anext(source))
         pull: asyncio.Future[bytes] | None = first
         try:
@@ -206,6 +219,7 @@ class ApiHandler(RequestHandler):
             logger.warning("A stream was cut: %s", error)
             self.cut()
         finally:
+            self.services.cluster.tally.streams -= 1
             if pull is not None:
                 pull.cancel()
                 with suppress(asyncio.CancelledError, StopAsyncIteration):

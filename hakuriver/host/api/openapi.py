@@ -11,7 +11,7 @@ import msgspec
 
 from hakuriver._version import __version__
 from hakuriver.host import links
-from hakuriver.host.api import events, logs, nodes, submit, tasks
+from hakuriver.host.api import events, logs, metrics, nodes, submit, tasks
 from hakuriver.host.api.base import ApiHandler
 from hakuriver.host.api.operations import JSON, NDJSON, TEXT, Operation
 from hakuriver.host.api.queries import REF, properties_of
@@ -40,6 +40,7 @@ REFUSALS = {
     409: "It is not possible in the present state; nothing was changed.",
     416: "The log ends before the range.",
     426: "It takes WebSockets alone.",
+    501: "The host was installed without what this needs; it says which extra that is.",
 }
 _ABOUT = """Every request but `/healthz` bears a token; `/runner…` takes a runner's, all else a
 client's. Bodies are JSON in UTF-8, at most 16 MiB, and say so in their `Content-Type`; the `Host`
@@ -105,7 +106,7 @@ def document() -> bytes:
 
 def operations() -> list[Operation]:
     """Return what is said of each route."""
-    parts = (submit, tasks, logs, nodes, events, links)
+    parts = (submit, tasks, logs, nodes, events, metrics, links)
     return [one for part in parts for one in part.OPERATIONS] + OPERATIONS
 
 

@@ -60,6 +60,8 @@ class Store:
                 "begin with an empty one"
             ) from None
         self._writer = Writer(self._database)
+        #: How long commits take, in seconds, and how many changes share one.
+        self.seconds, self.changes = self._writer.seconds, self._writer.changes
         self._reader = ThreadPoolExecutor(1, "store-reader")
 
     def _open(self, path: Path, cluster_id: str) -> None:
@@ -84,6 +86,11 @@ class Store:
         self._reader.submit(self._database.close)
         self._reader.shutdown()
         os.close(self._lock)
+
+    @property
+    def failures(self) -> int:
+        """How many commits have failed."""
+        return self._writer.failures
 
     @property
     def rev(self) -> int:

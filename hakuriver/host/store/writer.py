@@ -12,11 +12,13 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import peewee
 
 from hakuriver.errors import StoreError
+from hakuriver.host.tally import QUICK, SIZES, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +107,8 @@ class Writer:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
+        self.seconds, self.changes = Histogram(QUICK), Histogram(SIZES)
+        self.failures = 0
         self._gathered: list[_Operation[Any]] = []
         self._waiting: queue.SimpleQueue[list[_Operation[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="store-writer", daemon=True)
@@ -171,9 +175,11 @@ class Writer:
         return False
 
     def _commit(self, group: list[_Operation[Any]]) -> None:
+        begin = time.perf_counter()
         try:
             self._run(group)
         except Exception as error:
+            self.failures += 1
             # A full disk ends the transaction by itself, and then its end fails: not that counts.
             causes = (operation.cause for operation in group if operation.cause)
             cause = next(causes, None) or _root(error)
@@ -184,6 +190,8 @@ class Writer:
                 logger.exception("The store's thread met a fault")
             _settle(group, StoreError(f"the host's store cannot be written: {cause}"))
         else:
+            self.seconds.observe(time.perf_counter() - begin)
+            self.changes.observe(len(group))
             _settle(group, None)
 
     def _run(self, group: list[_Operation[Any]]) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import logging
 import stat
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,3 +110,28 @@ def test_a_disk_that_is_full_is_said_once(capsys: pytest.CaptureFixture[str]) ->
     handler.handleError(record)
     handler.handleError(record)
     assert capsys.readouterr().err == "the log file /dev/full cannot be written\n"
+
+
+def test_a_log_for_programs_is_an_object_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    with logging_to(str(path), key="k", form="json"):
+        logger = logging.getLogger("some.where")
+        logger.warning("two\nlines and %s", "ü")
+        try:
+            int("no number")
+        except ValueError:
+            logger.exception("it failed")
+    lines = path.read_text("utf-8").splitlines()
+    assert capsys.readouterr().err.splitlines() == lines
+    first, second = map(json.loads, lines)
+    assert (first["level"], first["logger"]) == ("WARNING", "some.where")
+    assert first["message"] == "two\nlines and ü"
+    moment = datetime.fromisoformat(first["time"])
+    assert moment.utcoffset() == timedelta(0)
+    assert abs((datetime.now(UTC) - moment).total_seconds()) < 60
+    assert "exception" not in first
+    assert second["message"] == "it failed"
+    assert second["exception"].startswith("Traceback")
+    assert second["exception"].endswith("'no number'")
