@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,3 +108,21 @@ def test_a_usage_error_exits_2_with_the_usage(cluster: Cluster, mistake: str) ->
 def test_the_old_option_of_an_interval_is_accepted(cluster: Cluster) -> None:
     command = ("--target", "node1", "--wait", "--poll-interval", "1", "--", "true")
     cluster.run_client(*command, check=0)
+
+
+def test_a_reader_that_has_seen_enough_is_no_trouble(cluster: Cluster) -> None:
+    for args in (("--list-nodes",), ("--list-tasks", "--json"), ("--health",)):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-m", "hakuriver", "client", "-c", str(cluster.config), *args],
+            env=cluster.env,
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=20,
+            check=False,
+        )
+        os.close(write)
+        assert done.stderr == b""
+        assert done.returncode == 141
