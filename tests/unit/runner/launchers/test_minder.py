@@ -63,7 +63,10 @@ def test_a_minder_forgets_what_a_task_put_on_it(keeper: KeeperClient, tmp_path: 
         folder, _, allowed = keeper.out(number).split()
         assert folder.decode() == str(keeper.folder)
         assert int(allowed.replace(b",", b""), 16).bit_count() == len(cpus)
-    folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in minders(keeper)}
+    folders: set[Path] = set()
+    for pid in minders(keeper):
+        with suppress(FileNotFoundError):  # of two that have nothing to do one goes
+            folders.add(Path(f"/proc/{pid}/cwd").readlink())
     assert folders == {keeper.folder}
 
 
