@@ -19,6 +19,7 @@ from hakuriver.errors import (
     NodeOffline,
     NotFound,
     SubmissionRefused,
+    TooManyRequests,
     Unauthorized,
 )
 from hakuriver.model.views import Event, SubmitReply
@@ -278,3 +279,26 @@ async def test_small_messages_are_not_held_back_and_proxies_not_asked(
         with pytest.raises(HostUnreachable, match=f"127.0.0.1:{port}"):
             await there.request("GET", "/api/x", Reply)
         await there.close()
+
+
+async def test_what_was_asked_too_often_is_asked_again_a_little_later() -> None:
+    asked = 0
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            return httpx.Response(429, json={"detail": "too many requests"})
+        return httpx.Response(200, json={"value": asked})
+
+    # Nothing was done, so that it may be sent again whatever it does.
+    assert (await transport(busy).request("POST", "/api/kill/1", Reply)).value == 3
+
+
+async def test_whoever_is_always_too_early_is_told() -> None:
+    def busy(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(429, json={"detail": "too many requests"})
+
+    there = Transport("http://h:1", TOKEN, base=httpx.MockTransport(busy), repeat_seconds=0.1)
+    with pytest.raises(TooManyRequests, match="too many requests"):
+        await there.request("GET", "/api/x", Reply)
