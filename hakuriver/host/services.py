@@ -27,6 +27,6 @@ class Services:
     certificate_end: float | None = None
     strangers: Strangers = field(default_factory=Strangers)
     #: Wrong tokens, by the address that they come from.
-    guesses: Rate = field(default_factory=lambda: Rate(per_second=5, burst=50))
+    guesses: Rate = field(default_factory=lambda: Rate(per_second=20, burst=1000))
     #: Requests, by whose they are.
     requests: Rate = field(default_factory=lambda: Rate(per_second=2000, burst=10_000))
