@@ -171,9 +171,13 @@ class AsyncClient:
         runs in the caller's. When the host's answer is lost, the request is sent again; that
         creates its tasks once.
         """
+        named = request.idempotency_key is not None
         request = self._ready(request)
         async with self._watcher.adding():
-            return self._batch(request, await self.cluster.submit(request))
+            batch = self._batch(request, await self.cluster.submit(request))
+            if named:
+                await self._renew(batch)
+            return batch
 
     async def submit_many(self, requests: Iterable[SubmitRequest]) -> list[AsyncBatch]:
         """Submit up to 1,000 requests in one transaction; return a batch for each, in order.
@@ -181,7 +185,8 @@ class AsyncClient:
         One that was refused is a batch without tasks, whose result raises why. Everything else
         is as in `submit_request`.
         """
-        ready_ones = [self._ready(request) for request in requests]
+        asked = list(requests)
+        ready_ones = [self._ready(request) for request in asked]
         if not ready_ones:
             return []
         if len(ready_ones) > MAX_MANY:
@@ -190,7 +195,11 @@ class AsyncClient:
             answers = (await self.cluster.submit_many(ready_ones)).answers
             if len(answers) != len(ready_ones):
                 raise HostFault(f"the host at {self.address} did not answer every submission")
-            return list(map(self._answered, ready_ones, answers))
+            batches = list(map(self._answered, ready_ones, answers))
+            for request, batch in zip(asked, batches, strict=True):
+                if request.idempotency_key is not None and batch:
+                    await self._renew(batch)
+            return batches
 
     async def rerun(self, task_id: str | int, **options: Unpack[RerunOptions]) -> AsyncTask:
         """Submit a new task with the command, the limits and the target of one that has ended.
@@ -282,6 +291,11 @@ class AsyncClient:
         watches = [self._watcher.add(view) for view in pending_views(request, reply)]
         tasks = [AsyncTask(self._watcher, watch) for watch in watches]
         return AsyncBatch(reply.batch_id, tasks, reply.failed_targets)
+
+    async def _renew(self, batch: AsyncBatch) -> None:
+        """Ask how the tasks of a batch are: by its caller's key it may be one of long ago."""
+        for view in await self._tasks_of(batch.batch_id):
+            self._watcher.renew(view)
 
     def _answered(self, request: SubmitRequest, answer: SubmitAnswer) -> AsyncBatch:
         """Return the batch for one of many submissions."""

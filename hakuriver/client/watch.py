@@ -170,6 +170,12 @@ class Watcher:
             self._apply(watch, early)
         return watch
 
+    def renew(self, view: TaskView) -> None:
+        """Take in the present state of a task, if it is watched."""
+        watch = self._watches.get(view.task_id)
+        if watch is not None:
+            self._apply(watch, view)
+
     async def attach(self, view: TaskView) -> Watch:
         """Watch a task that exists, from its state now on."""
         await self._open()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hakuriver import Client
+from hakuriver.client.building import command_request
 
 if TYPE_CHECKING:
     from support.harness import Cluster
@@ -118,8 +119,16 @@ def test_two_submissions_of_the_client_with_one_key_are_one_task(fresh_cluster: 
     try:
         client.run(["true"], target="node2").result(timeout=10)
         key = secrets.token_hex(8)
-        tasks = [client.run(["true"], target="node2", idempotency_key=key) for _ in range(2)]
-        assert tasks[0].task_id == tasks[1].task_id
-        assert tasks[1].result(timeout=10).exit_code == 0
+        first = client.run(["true"], target="node2", idempotency_key=key)
+        assert first.result(timeout=10).exit_code == 0
+        # Its end was told before the second was asked for.
+        again = client.run(["true"], target="node2", idempotency_key=key)
+        assert again.task_id == first.task_id
+        assert again.result(timeout=10).exit_code == 0
+        (many,) = client.submit_many(
+            [command_request(["true"], target="node2", idempotency_key=key)]
+        )
+        assert many[0].task_id == first.task_id
+        assert many[0].result(timeout=10).exit_code == 0
     finally:
         client.close()
