@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from hakuriver.client.sync import Client
     from hakuriver.model.targets import Target
     from hakuriver.model.views import TaskResult
+    from hakuriver.sweep.sweep import Sweep
 
 __all__ = [
     "AsyncClient",
     "Batch",
     "Client",
     "HakuRiverError",
+    "Sweep",
     "Target",
     "Task",
     "TaskError",
@@ -50,6 +52,7 @@ _LAZY = {
     "AsyncClient": "hakuriver.client.aio",
     "Batch": "hakuriver.client.futures",
     "Client": "hakuriver.client.sync",
+    "Sweep": "hakuriver.sweep.sweep",
     "Target": "hakuriver.model.targets",
     "Task": "hakuriver.client.futures",
     "TaskResult": "hakuriver.model.views",

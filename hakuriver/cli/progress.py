@@ -1,4 +1,4 @@
-"""One line at the bottom of a terminal that tells how far several tasks are."""
+"""One line at the bottom of a terminal that tells how far several tasks are, or anything else."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ _CLEAR = "\r\x1b[K"
 _SECONDS = 1.0
 
 
-class Progress:
-    """Keeps the line on stderr; shows nothing for one task, or where stderr is no terminal.
+class BottomLine:
+    """Keeps a line on stderr if it is `shown` and stderr is a terminal; subclasses say what of.
 
     The line is drawn at each change and, for the time in it, each second. May be used from
     several threads.
     """
 
-    def __init__(self, views: Iterable[TaskView]) -> None:
-        self._states = {view.task_id: view.status for view in views}
-        self._shown = len(self._states) > 1 and sys.stderr.isatty()
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown and sys.stderr.isatty()
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -48,33 +47,48 @@ class Progress:
             self._clock.join()
             self._put(_CLEAR)
 
-    def note(self, view: TaskView) -> None:
-        """Take note of a task's state."""
-        self._states[view.task_id] = view.status
-
     @contextmanager
     def aside(self) -> Generator[None]:
         """Let whole lines be printed meanwhile, above this one."""
         with self._lock:
             self._put(_CLEAR)
             yield
-            self._put(self._line())
+            self._put(self._cut_line())
+
+    def line(self) -> str:
+        """Return what the line says now."""
+        raise NotImplementedError
 
     def _tick(self) -> None:
         while not self._ended.wait(_SECONDS):
             with self._lock:
-                self._put(_CLEAR + self._line())
+                self._put(_CLEAR + self._cut_line())
 
     def _put(self, text: str) -> None:
         if self._shown:
             sys.stderr.write(text)
             sys.stderr.flush()
 
-    def _line(self) -> str:
-        seconds = time.monotonic() - self._began
-        line = f"{summary(self._states.values())}; {format_duration(seconds)}"
+    def _cut_line(self) -> str:
         # A line that wraps could not be cleared.
-        return line[: shutil.get_terminal_size().columns - 1]
+        return self.line()[: shutil.get_terminal_size().columns - 1]
+
+
+class Progress(BottomLine):
+    """Tells how far tasks are; shows nothing for one task, or where stderr is no terminal."""
+
+    def __init__(self, views: Iterable[TaskView]) -> None:
+        self._states = {view.task_id: view.status for view in views}
+        super().__init__(shown=len(self._states) > 1)
+
+    def note(self, view: TaskView) -> None:
+        """Take note of a task's state."""
+        self._states[view.task_id] = view.status
+
+    def line(self) -> str:
+        """Return how many tasks are how far, and for how long this has been watched."""
+        seconds = time.monotonic() - self._began
+        return f"{summary(self._states.values())}; {format_duration(seconds)}"
 
 
 def summary(states: Iterable[TaskState]) -> str:

@@ -21,6 +21,7 @@ _COMMANDS = {
     "doctor": ("doctor", "main", "show what this machine can enforce for tasks, and why not"),
     "token": ("token", "main", "print the line that makes another machine a node; replace secrets"),
     "client": ("client", "main", "submit, watch and end tasks; show nodes"),
+    "hakurun": ("hakurun", "main", "run something over all combinations of parameters"),
 }
 
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from hakuriver.sweep.spans import Axis
 
 
+#: What a record of a combination has beside its parameters, whose names must be others.
+TAKEN = frozenset(
+    {
+        *("run", "exit_code", "seconds", "attempts", "extracted", "last_line", "reason", "value"),
+        *("task_id", "target"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Combination:
     """One run of a sweep: its number from 0, its arguments, and the values of its spans."""
@@ -87,7 +96,7 @@ class Plan:
                 lead = parts[at - 1] if at else before if before.startswith("-") else ""
                 name = lead.strip("-=:") if isinstance(lead, str) else ""
                 name = name if name.replace("-", "_").isidentifier() else f"p{len(names) + 1}"
-                names.append(name if name not in names else f"{name}_{len(names) + 1}")
+                names.append(f"{name}_{len(names) + 1}" if name in {*names, *TAKEN} else name)
         return tuple(names)
 
     @property

@@ -38,8 +38,7 @@ class Unquoted(HakuRiverError, ValueError):  # noqa: N818 - it names what was gi
     def __init__(self, reason: str, suggestion: Sequence[str]) -> None:
         self.suggestion = shlex.join(suggestion)
         super().__init__(
-            f"{reason}: spans go in quotes, or the shell expands them; perhaps you meant: "
-            f"{self.suggestion}"
+            f"{reason}: spans go in quotes, or the shell expands them; perhaps you meant this:"
         )
 
 

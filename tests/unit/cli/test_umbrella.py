@@ -17,7 +17,7 @@ def test_every_command_is_there_and_tells_its_usage(
     module, function, purpose = umbrella._COMMANDS[command]
     assert callable(getattr(import_module(f"hakuriver.cli.{module}"), function))
     assert purpose
-    for option, words in (("--help", "usage: hakuriver"), ("--version", __version__)):
+    for option, words in (("--help", "usage: haku"), ("--version", __version__)):
         with pytest.raises(SystemExit) as caught:
             umbrella.main([command, option])
         assert caught.value.code == 0

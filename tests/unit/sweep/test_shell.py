@@ -88,13 +88,15 @@ def test_the_line_to_paste_for_one_range_is_that_range() -> None:
     assert caught.value.suggestion == "hakurun prog x 'span:{01..10}' 'y z'"
 
 
-def test_a_list_that_bash_took_for_names_of_files_is_refused(tmp_path: Path) -> None:
+def test_a_list_that_bash_took_for_names_of_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "span:a").touch()
     (tmp_path / "span:b").touch()
     words = bash("span:[a,b,c]", tmp_path)
     assert words == ["span:a", "span:b"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unquoted, match="name of a file"):
-        patch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unquoted, match="name of a file"):
         regroup(words)
 
 

@@ -1,0 +1,134 @@
+"""``hakurun results``: what came of a sweep, as a table or for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hakuriver.cli.common import add_common_options, tell
+from hakuriver.cli.sweep_arguments import NAME
+from hakuriver.cli.tables import Table, show
+from hakuriver.errors import ConfigError
+from hakuriver.model.quantities import format_duration
+from hakuriver.sweep.journal import find_journal
+from hakuriver.sweep.results import read_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from hakuriver.sweep.journal import Header
+    from hakuriver.sweep.results import Record
+
+_ROWS = 1000
+
+
+def results(arguments: Sequence[str]) -> int:
+    """Show the results of the sweep that is named, else of the newest; return the exit code."""
+    options = _make_parser().parse_args(arguments)
+    path, header = find_journal(options.sweep)
+    records = read_records(path, extract=options.extract)
+    if options.failed:
+        records = (record for record in records if record["exit_code"] != 0)
+    if options.parquet:
+        return _write_parquet(records, options.parquet)
+    if options.csv:
+        return _print_csv(records, header, extract=options.extract is not None)
+    if options.json:
+        return _print_json(records)
+    return _print_table(records, header, extract=options.extract is not None)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        f"{NAME} results",
+        allow_abbrev=False,
+        description="Show parameters, exit codes, durations and last lines of a sweep.",
+    )
+    add_common_options(parser)
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="its id, name or journal's path")
+    parser.add_argument(
+        "--extract",
+        metavar="REGEX",
+        help="show what this matches last in the end of the output (1,000 characters), its first "
+        "group if it has one",
+    )
+    parser.add_argument("--failed", action="store_true", help="only those that failed")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--csv", action="store_true", help="print CSV")
+    group.add_argument("--json", action="store_true", help="print nothing but JSON on stdout")
+    group.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file")
+    return parser
+
+
+def _print_table(records: Iterator[Record], header: Header, *, extract: bool) -> int:
+    first = list(islice(records, _ROWS))
+    last = "extracted" if extract else "last_line"
+    rows = [
+        (
+            str(record["run"]),
+            *(str(record[name]) for name in header.names),
+            "-" if record["exit_code"] is None else str(record["exit_code"]),
+            format_duration(record["seconds"]),
+            _cell(record, last),
+        )
+        for record in first
+    ]
+    head = ("RUN", *map(str.upper, header.names), "EXIT", "TIME", last.replace("_", " ").upper())
+    show(Table(head, tuple(rows), frozenset({0, len(head) - 3, len(head) - 2})))
+    if next(records, None) is not None:
+        tell(NAME, f"these are the first {_ROWS}; --csv, --json and --parquet give all")
+    return 0
+
+
+def _cell(record: Record, last: str) -> str:
+    shown = record[last]
+    if last == "last_line" and not shown:
+        shown = record["reason"] if record["value"] is None else json.dumps(record["value"])
+    return "" if shown is None else str(shown)
+
+
+def _print_csv(records: Iterator[Record], header: Header, *, extract: bool) -> int:
+    more = ["extracted"] if extract else []
+    ends = ["last_line", "reason", "value", "task_id", "target"]
+    names = ["run", *header.names, "exit_code", "seconds", "attempts", *more, *ends]
+    # What a program wrote may be no text.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return 0
+
+
+def _print_json(records: Iterator[Record]) -> int:
+    """Print a list, a record at a time: there may be a million."""
+    separator = "["
+    for record in records:
+        print(f"{separator}\n  {json.dumps(record)}", end="")
+        separator = ","
+    print("[]" if separator == "[" else "\n]")
+    return 0
+
+
+def _write_parquet(records: Iterator[Record], path: Path) -> int:
+    try:
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError:
+        raise ConfigError(
+            "Parquet needs pyarrow: pip install 'hakuriver-jupyter[parquet]'"
+        ) from None
+    rows: list[dict[str, Any]] = [
+        {**record, "value": None if record["value"] is None else json.dumps(record["value"])}
+        for record in records
+    ]
+    try:
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}") from None
+    return 0

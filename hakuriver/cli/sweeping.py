@@ -1,0 +1,158 @@
+"""Running a sweep for a terminal: what is shown of it, and how it is stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hakuriver.cli.common import tell
+from hakuriver.cli.sweep_arguments import NAME
+from hakuriver.cli.sweep_screen import Screen
+from hakuriver.cli.tables import Table, show
+from hakuriver.sweep.records import Ended, Output
+from hakuriver.sweep.run import LimitOptions
+from hakuriver.sweep.shell import regroup
+from hakuriver.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from types import FrameType
+
+    from hakuriver.cli.sweep_arguments import Arguments
+
+_SHOWN = 100
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def sweep(arguments: Arguments) -> int:
+    """Run the sweep, or with ``--dry-run`` show it; return the exit code."""
+    made, notes = _make(arguments)
+    for note in notes:
+        tell(NAME, note)
+    if arguments.options.dry_run:
+        _introduce(made, "would run")
+        return _show(made)
+    return _run(made, arguments)
+
+
+def default_jobs(environ: Mapping[str, str]) -> int:
+    """Return how many run at once: the cores of the task that this is in, else the CPUs."""
+    cores = environ.get("HAKURIVER_CORES", "")
+    if cores.isdecimal() and int(cores) > 0:
+        return int(cores)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _make(arguments: Arguments) -> tuple[Sweep, list[str]]:
+    options = arguments.options
+    command, notes = arguments.command[:1], list[str]()
+    if command:
+        words, notes = regroup(arguments.command[1:], program=[NAME, *arguments.lead, *command])
+        command += words
+    limits = LimitOptions(
+        jobs=(options.jobs or default_jobs(os.environ)) if options.parallel else 1,
+        retries=options.retries,
+        timeout=options.timeout,
+        max_failures=options.max_failures,
+        out_dir=options.out_dir,
+    )
+    if options.resume is not None:
+        made = Sweep.resume(
+            options.resume or None,
+            command=command,
+            side_by_side=options.zip,
+            **limits,
+            journal=options.journal,
+        )
+    else:
+        made = Sweep(
+            command,
+            side_by_side=options.zip,
+            **limits,
+            name=options.name,
+            journal=options.journal,
+        )
+    return made, notes
+
+
+def _introduce(made: Sweep, verb: str) -> None:
+    count = len(made)
+    at_once = f", {made.limits.jobs} at once" if made.limits.jobs > 1 else ""
+    earlier = f", {made.done} of them done before" if made.resumed else ""
+    combinations = "1 combination" if count == 1 else f"{count} combinations"
+    tell(
+        NAME,
+        f"sweep {made.header.shown}: {verb} {made.program}, {combinations}{earlier}{at_once}",
+    )
+
+
+def _show(made: Sweep) -> int:
+    """Print the first combinations as a table."""
+    first = [made[index] for index in range(min(len(made), _SHOWN))]
+    rows = [
+        (str(one.index + 1), *one.values, shlex.join([made.header.words[0], *one.arguments]))
+        for one in first
+    ]
+    show(Table(("RUN", *map(str.upper, made.plan.names), "COMMAND"), tuple(rows), frozenset({0})))
+    if len(made) > len(rows):
+        print(f"… and {len(made) - len(rows)} more")
+    return 0
+
+
+def _run(made: Sweep, arguments: Arguments) -> int:
+    options = arguments.options
+    screen = Screen(made, progress=options.progress)
+    _introduce(made, "run")
+    with _stopping(made) as signals, screen:
+        for event in made.events():
+            if isinstance(event, Output):
+                screen.write(event)
+            elif isinstance(event, Ended):
+                screen.ended(event)
+    if made.leftovers:
+        tell(NAME, f"ended {made.leftovers} processes that an earlier run had left")
+    screen.summarise()
+    if signals or made.stopped:
+        _tell_way_back(made, interrupted=bool(signals))
+    if signals:
+        return 128 + signals[0]
+    if made.stopped or screen.failures:
+        return _code(made, screen)
+    return 0
+
+
+def _code(made: Sweep, screen: Screen) -> int:
+    """Return 1, or the code of the only combination there is, as a shell tells it."""
+    code = screen.last_code if len(made) == 1 else None
+    if not code:
+        return 1
+    return code if code > 0 else 128 - code
+
+
+@contextmanager
+def _stopping(made: Sweep) -> Generator[list[int]]:
+    """End the sweep at the first signal, and at once at the second; give those that came."""
+    came: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        made.cancel()
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_way_back(made: Sweep, *, interrupted: bool) -> None:
+    left = len(made) - made.done
+    why = "interrupted" if interrupted else "stopped after too many failures"
+    wanted = made.header.sweep_id if made.is_among_others else str(made.path)
+    tell(NAME, f"{why}, {left} are to be run; go on with `{NAME} --resume {shlex.quote(wanted)}`")
