@@ -13,7 +13,7 @@ from hakuriver.model.quantities import parse_duration
 from hakuriver.sweep.journal import find_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 NAME = "hakurun"
 _MAX_JOBS = 10_000
@@ -35,9 +35,17 @@ class Arguments:
     command: list[str]
 
 
-def parse(arguments: Sequence[str]) -> Arguments:
-    """Return what was typed; end with the usage if it cannot be accepted."""
-    parser, valued = _make_parser()
+def parse(
+    arguments: Sequence[str],
+    *,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+    more: Callable[[argparse.ArgumentParser], list[str]] = lambda _: [],
+) -> Arguments:
+    """Return what was typed; end with the usage if it cannot be accepted.
+
+    `more` adds options to the parser, which is a `parser_class`, and returns those with a value.
+    """
+    parser, valued = _make_parser(parser_class, more)
     resume, before, command = _cut(arguments, valued)
     options = parser.parse_args(before)
     options.resume = resume
@@ -83,9 +91,12 @@ def _is_sweep(word: str) -> bool:
     return True
 
 
-def _make_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
+def _make_parser(
+    parser_class: type[argparse.ArgumentParser],
+    more: Callable[[argparse.ArgumentParser], list[str]],
+) -> tuple[argparse.ArgumentParser, frozenset[str]]:
     """Return the parser, and those of its options that take a value."""
-    parser = argparse.ArgumentParser(
+    parser = parser_class(
         NAME,
         allow_abbrev=False,
         usage=f"{NAME} [options] APP ARGS…\n       {NAME} --resume [SWEEP]\n"
@@ -96,7 +107,7 @@ def _make_parser() -> tuple[argparse.ArgumentParser, frozenset[str]]:
     add_common_options(parser)
     running = _add_running(parser)
     keeping = _add_keeping(parser)
-    valued = {"-c", "--config", *running, *keeping}
+    valued = {"-c", "--config", *running, *keeping, *more(parser)}
     return parser, frozenset(valued)
 
 

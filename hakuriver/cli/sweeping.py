@@ -29,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def sweep(arguments: Arguments) -> int:
     """Run the sweep, or with ``--dry-run`` show it; return the exit code."""
-    made, notes = _make(arguments)
+    made, notes = make(arguments)
     for note in notes:
         tell(NAME, note)
     if arguments.options.dry_run:
@@ -46,7 +46,8 @@ def default_jobs(environ: Mapping[str, str]) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def _make(arguments: Arguments) -> tuple[Sweep, list[str]]:
+def make(arguments: Arguments) -> tuple[Sweep, list[str]]:
+    """Return the sweep that was asked for, new or resumed, and what is to be said of its words."""
     options = arguments.options
     command, notes = arguments.command[:1], list[str]()
     if command:

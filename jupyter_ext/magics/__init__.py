@@ -1,4 +1,4 @@
-"""The ``%hakuriver`` and ``%%hakuriver`` magics, and how they come into a shell and leave it.
+"""The magics ``hakuriver`` and ``hakurun``, and how they come into a shell and leave it.
 
 ``%load_ext hakuriver`` calls `load`, ``%unload_ext hakuriver`` calls `unload`. Both may be called
 twice; `unload` leaves the shell exactly as `load` found it and closes the connection.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HakuRiverMagics", "load", "unload"]
 
-_NAME = "hakuriver"
+_NAMES = ("hakuriver", "hakurun")
 _KINDS = ("line", "cell")
 
 
@@ -27,8 +27,8 @@ class _Registration:
     def __init__(self, shell: InteractiveShell) -> None:
         tables: dict[str, dict[str, Any]] = shell.magics_manager.magics
         self._shell = shell
-        self._before: dict[str, Callable[..., Any] | None] = {
-            kind: tables[kind].get(_NAME) for kind in _KINDS
+        self._before: dict[tuple[str, str], Callable[..., Any] | None] = {
+            (kind, name): tables[kind].get(name) for kind in _KINDS for name in _NAMES
         }
         self._magics = HakuRiverMagics(shell)
         shell.magics_manager.register(self._magics)
@@ -36,11 +36,11 @@ class _Registration:
     def undo(self) -> None:
         """Take the magics out again and end their connection."""
         manager = self._shell.magics_manager
-        for kind, before in self._before.items():
+        for (kind, name), before in self._before.items():
             if before is None:
-                manager.magics[kind].pop(_NAME, None)
+                manager.magics[kind].pop(name, None)
             else:
-                manager.magics[kind][_NAME] = before
+                manager.magics[kind][name] = before
         manager.registry.pop(HakuRiverMagics.__name__, None)
         configurables: list[Any] = self._shell.configurables
         if self._magics in configurables:

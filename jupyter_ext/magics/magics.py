@@ -1,4 +1,4 @@
-"""The magics themselves: one name, as a line for looking after a cluster and over a cell."""
+"""The magics themselves: two names, each as a line and over a cell."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from jupyter_ext.magics.feed import Feed
 from jupyter_ext.magics.lines import parse_line
 from jupyter_ext.magics.parsers import HelpShown, cell_parser, parse
 from jupyter_ext.magics.session import Session
+from jupyter_ext.magics.sweeps import run_cell, run_line
 
 if TYPE_CHECKING:
     import argparse
@@ -69,6 +70,31 @@ class HakuRiverMagics(Magics):
         except HakuRiverError as error:
             raise brief(error) from None
         return None
+
+    @needs_local_scope
+    @no_var_expand
+    @line_cell_magic
+    def hakurun(
+        self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None
+    ) -> object:
+        """Run something over all combinations of parameters.
+
+        ``%hakurun [options] APP ARGS…`` takes what the command ``hakurun`` takes. Over a cell,
+        ``%%hakurun [options] NAME=span:[…] …`` runs the cell's text once for each combination,
+        in a process of its own, with the names as variables. A table shows how far it is; the
+        value is a DataFrame of the results where there is pandas. ``%hakurun results [SWEEP]``
+        gives those of an earlier one.
+        """
+        names = {**self._user_names(), **(local_ns or {})}
+        store = self._user_names().__setitem__
+        try:
+            if cell is None:
+                return run_line(line, names, store)
+            return run_cell(line, cell, names, store)
+        except HelpShown:
+            return None
+        except HakuRiverError as error:
+            raise brief(error) from None
 
     def _run_cell(self, options: argparse.Namespace, body: str) -> Task | Batch | None:
         """Run `body`; its future goes to the variable asked for, or is returned with --detach."""

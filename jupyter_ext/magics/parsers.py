@@ -47,7 +47,7 @@ def cell_parser() -> MagicParser:
     add_submit_options(parser)
     group = parser.add_argument_group("the cell")
     group.add_argument(
-        "-o", "--out", metavar="NAME", type=_variable, help="store the future in this variable"
+        "-o", "--out", metavar="NAME", type=variable, help="store the future in this variable"
     )
     kind = group.add_mutually_exclusive_group()
     kind.add_argument("--shell", action="store_true", help="run the cell with sh")
@@ -79,8 +79,13 @@ def parse(parser: MagicParser, line: str, names: Mapping[str, Any]) -> argparse.
 
 def split(prog: str, line: str, names: Mapping[str, Any]) -> list[str]:
     """Return the words of `line`, filled in from `names`."""
+    return words_of(prog, fill(prog, line, names))
+
+
+def words_of(prog: str, line: str) -> list[str]:
+    """Return the words of `line`, as a shell would cut them."""
     try:
-        return shlex.split(fill(prog, line, names))
+        return shlex.split(line)
     except ValueError as error:
         raise UsageError(f"{prog}: {error} in: {line}") from None
 
@@ -105,7 +110,8 @@ def fill(prog: str, line: str, names: Mapping[str, Any]) -> str:
     )
 
 
-def _variable(text: str) -> str:
+def variable(text: str) -> str:
+    """Return `text` if it may name a variable; raise `ArgumentTypeError`."""
     if not text.isidentifier() or iskeyword(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name for a variable")
     return text

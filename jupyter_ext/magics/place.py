@@ -33,6 +33,11 @@ class Place:
             {"stdout": sys.stdout, "stderr": sys.stderr} if self._kernel else {}
         )
 
+    @property
+    def is_kernel(self) -> bool:
+        """Whether what is shown can be replaced in place."""
+        return self._kernel
+
     @contextmanager
     def pinned(self) -> Generator[None]:
         """Let what this thread writes and shows here go under the cell."""

@@ -1,0 +1,83 @@
+"""`%hakurun` and `%%hakurun`, in a real kernel."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from support.kernels import Kernel
+
+_CELL = "%%hakurun --jobs 2 {options} lr=span:[0.1,0.2] n=span:{{1..2}} tag=run\n{body}"
+
+
+def test_a_cell_runs_once_for_each_combination_with_its_parameters(kernel: Kernel) -> None:
+    body = "assert type(lr) is float and type(n) is int\nprint(tag, lr * n, 'span:{not one}')"
+    shown = kernel.run(_CELL.format(options="--out sweep", body=body))
+    (display,) = shown.displays.values()
+    assert "4 of 4" in display["text/plain"]
+    assert "completed" in display["text/html"]
+    assert "<progress" in display["text/html"]
+    told = kernel.run(
+        "print(type(sweep).__name__, list(sweep.lr), list(sweep.n), list(sweep.last_line))"
+    ).stdout
+    assert told.startswith("DataFrame ['0.1', '0.1', '0.2', '0.2'] ['1', '2', '1', '2']")
+    assert "run 0.4 span:{not one}" in told
+
+
+def test_the_value_of_a_line_is_a_frame(kernel: Kernel) -> None:
+    shown = kernel.run("%hakurun echo span:{1..3}")
+    assert "last_line" in shown.result["text/html"]
+    # Names of the notebook are filled in, the braces of spans are not names.
+    kernel.run("word = 'filled'")
+    shown = kernel.run("frame = %hakurun echo {word} span:{01..02}\nprint(list(frame.last_line))")
+    assert "['filled 01', 'filled 02']" in shown.stdout
+    again = kernel.run("print(len(get_ipython().run_line_magic('hakurun', 'results')))")
+    assert again.stdout.strip() == "2"
+
+
+def test_a_failure_raises_its_first_words_and_can_be_resumed(kernel: Kernel) -> None:
+    body = "import pathlib, sys\nif n == 2 and not pathlib.Path('mended').exists(): sys.exit(3)"
+    shown = kernel.run(_CELL.format(options="", body=body), ok=False)
+    assert shown.error_name == "SweepFailed"
+    assert "2 of 4 combinations failed" in shown.error
+    assert "Traceback" not in shown.error
+    found = re.search(r"--resume (\S+)", shown.error)
+    assert found is not None
+    kernel.run("open('mended', 'w').close()")
+    shown = kernel.run(f"frame = %hakurun --resume {found[1]}\nprint(list(frame.exit_code))")
+    assert "[0, 0, 0, 0]" in shown.stdout
+
+
+def test_an_interrupt_ends_what_runs_and_tells_the_way_back(kernel: Kernel) -> None:
+    cell = kernel.start("%hakurun --jobs 2 sleep span:{1000..1003}")
+    cell.until("2 running")
+    kernel.interrupt()
+    shown = cell.finish()
+    assert not shown.ok
+    assert "4 are to be run: %hakurun --resume" in shown.error
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("%hakurun", "give a program"),
+        ("%hakurun echo span:{1..", "span"),
+        ("%hakurun --jobs x echo", "whole number"),
+        ("%hakurun no-such-program span:{1..2}", "no-such-program"),
+        ("%%hakurun 1x=span:{1..2}\nprint(1)", "NAME=VALUE"),
+        ("%%hakurun span:{1..2}\nprint(1)", "NAME=VALUE"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(kernel: Kernel, cell: str, words: str) -> None:
+    shown = kernel.run(cell, ok=False)
+    assert words in shown.error
+    assert "Traceback" not in shown.error
+
+
+def test_a_dry_run_shows_the_combinations(kernel: Kernel) -> None:
+    shown = kernel.run(_CELL.format(options="--dry-run", body="raise SystemExit(9)"))
+    for word in ("LR", "N", "0.2"):
+        assert word in shown.result["text/plain"]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from hakuriver.errors import InvalidRequest
+from jupyter_ext.magics.sweeps import cell_command, kind_of
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("a=span:{1..3}", "int"),
+        ("a=-4", "int"),
+        ("a=span:{0.1..0.5..0.1}", "float"),
+        ("a=span:[1,2.5,1e-3]", "float"),
+        ("a=span:[1,two]", "str"),
+        ("a=span:{01..10}", "str"),
+        ("a=nan", "str"),
+        ("a=", "str"),
+        ("a=1_000", "str"),
+    ],
+)
+def test_the_values_of_a_parameter_are_of_one_kind(word: str, kind: str) -> None:
+    assert kind_of(word) == kind
+
+
+def test_the_program_of_a_cell_gets_it_whole() -> None:
+    body = "import json\nprint(json.dumps([lr, n, 'ü\\n', __name__]))\n"
+    command = cell_command(body, ["lr=0.5", "n=3"])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    assert json.loads(done.stdout) == [0.5, 3, "ü\n", "__main__"]
+
+
+def test_a_traceback_shows_the_cells_own_lines() -> None:
+    done = subprocess.run(
+        cell_command("x = 1\ny = x / 0  # here\n", ["n=3"]),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert 'File "<cell>", line 2' in done.stderr
+    assert "y = x / 0  # here" in done.stderr
+
+
+def test_a_cell_that_is_too_long_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="too long"):
+        cell_command("#" * 100_000, ["n=1"])
