@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hakuriver import tls
+from hakuriver._version import __version__
 from hakuriver.cli.common import add_common_options, print_json, run, settings
 from hakuriver.cli.tables import Table, show
 from hakuriver.errors import HakuRiverError
@@ -78,6 +79,8 @@ def _host(config: Config) -> Finding:
     except HakuRiverError as error:
         return Finding(what="the host", ok=False, why=str(error))
     words = f"{config.host_url} answers (version {alive.version})"
+    if alive.version != __version__:
+        words += f", this machine has {__version__}: upgrade the host first, then its runners"
     if abs(ahead) <= _CLOCK + doubt:
         return Finding(what="the host", ok=True, why=f"{words}; its clock is this one's")
     way = "ahead of" if ahead > 0 else "behind"

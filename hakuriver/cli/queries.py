@@ -13,6 +13,7 @@ from hakuriver.cli.show import (
     node_table,
     status_table,
     task_table,
+    version_notes,
 )
 from hakuriver.cli.tables import printable, show
 from hakuriver.client.logs import follow_bytes, read_bytes
@@ -34,6 +35,8 @@ def list_nodes(client: Client, options: argparse.Namespace) -> int:
         print_json({"nodes": nodes})
     else:
         show(node_table(nodes))
+        for note in version_notes(nodes):
+            print(printable(note))
     return 0
 
 

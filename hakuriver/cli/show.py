@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from hakuriver._version import __version__
 from hakuriver.cli.tables import Table
 from hakuriver.client.outcome import cause
 from hakuriver.model.cpulist import format_cpulist
@@ -36,7 +37,7 @@ def node_table(nodes: Iterable[NodeView], *, now: float | None = None) -> Table:
     rows = tuple(
         (
             node.hostname,
-            f"{node.status.value}, draining" if node.draining else node.status.value,
+            _status(node),
             str(node.total_cores),
             str(node.cores_in_use),
             str(node.available_cores),
@@ -48,6 +49,25 @@ def node_table(nodes: Iterable[NodeView], *, now: float | None = None) -> Table:
         for node in nodes
     )
     return Table(head, rows, frozenset({2, 3, 4, 5, 8}))
+
+
+def version_notes(nodes: Iterable[NodeView]) -> list[str]:
+    """Return a line for each node that the host refuses, or that runs another version than this."""
+    notes: list[str] = []
+    for node in nodes:
+        if node.refused is not None:
+            notes.append(f"{node.hostname} is refused: {node.refused}")
+        elif node.version != __version__:
+            notes.append(f"{node.hostname} runs version {node.version}, this is {__version__}")
+    return notes
+
+
+def _status(node: NodeView) -> str:
+    """Return whether it is there, and what else matters of that."""
+    words = [node.status.value]
+    words += ["refused"] if node.refused is not None else []
+    words += ["draining"] if node.draining else []
+    return ", ".join(words)
 
 
 def _memory_share(used: int, total: int) -> str:

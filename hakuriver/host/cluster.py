@@ -175,7 +175,9 @@ class Cluster:
         present = self.tasks.get(task_id, record)
         asked = msgspec.structs.replace(present, kill_requested=True, rev=rev)
         self._replace(asked)
-        self.nodes.send(asked.node, Kill(task_id=task_id))
+        if not asked.is_final:
+            # Of a lost one the node tells first: what it does not know, it would say never began.
+            self.nodes.send(asked.node, Kill(task_id=task_id))
 
     def view(self, record: TaskRecord) -> TaskView:
         """Return what clients see, with what a queued task waits for."""
@@ -277,7 +279,7 @@ class Cluster:
             TaskState.ASSIGNING,
             only_from=TaskState.PENDING,
             node=node,
-            placement=placement,
+            placement=msgspec.structs.replace(record.placement, cpus=placement.cpus),
         )
         if claimed is not None:
             self._hold(claimed)

@@ -14,9 +14,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hakuriver.host.reconcile import (
+    Standing,
+    Untold,
+    disowned,
+    is_same_work,
+    must_end,
+    refusal_of,
+    standing,
+    untold,
+)
 from hakuriver.host.records import TaskRecord
 from hakuriver.host.store import queries
-from hakuriver.model.messages import PROTOCOL, Acknowledge, Finished, Kill, Refuse, Started
+from hakuriver.model.messages import Finished, Kill, Refuse, Started
 from hakuriver.model.tasks import TaskState
 
 if TYPE_CHECKING:
@@ -34,12 +44,9 @@ _PORTION = 256
 
 def objection(cluster: Cluster, name: str, hello: Hello) -> Refuse | None:
     """Return why a runner is not taken in, None if it is."""
-    if hello.protocol != PROTOCOL:
-        return Refuse(
-            reason=f"the runner speaks protocol {hello.protocol}, the host {PROTOCOL}; install "
-            "the same version of hakuriver-jupyter on both",
-            final=True,
-        )
+    refusal = refusal_of(hello.protocol, hello.info.version)
+    if refusal is not None:
+        return refusal
     if hello.cluster_id not in (None, cluster.store.cluster_id):
         return Refuse(
             reason=f"this runner belongs to another cluster ({hello.cluster_id}), the host is of "
@@ -61,40 +68,37 @@ async def reconcile(cluster: Cluster, name: str, link: Link, told: Sequence[Know
         some = told[portion : portion + _PORTION]
         await asyncio.gather(*(_take_in(cluster, name, known) for known in some))
     ids = {known.task_id for known in told}
-    untold = [task for task in cluster.tasks.values() if task.node == name and task.id not in ids]
-    for record in untold:
+    for record in _others(cluster, name, ids):
         if not cluster.nodes.is_linked(name, link):
             return
-        if record.status is TaskState.RUNNING:
+        if untold(record) is Untold.LOSE:
             await cluster.end(record, TaskState.LOST, f"{name} no longer knows this task")
     if not await cluster.nodes.open(name, link):
         return
-    for record in list(cluster.tasks.values()):
-        if record.node != name or record.status is not TaskState.ASSIGNING or record.id in ids:
-            continue
-        if record.kill_requested:
-            # Its launch may have arrived without being journaled yet: only the runner can tell.
-            link.send(Kill(task_id=record.id))
-        else:
-            cluster.launch(record)
+    for record in _others(cluster, name, ids):
+        match untold(record):
+            case Untold.KILL:
+                link.send(Kill(task_id=record.id))
+            case Untold.LAUNCH:
+                cluster.launch(record)
+            case _:
+                pass
     cluster.schedule()
+
+
+def _others(cluster: Cluster, name: str, told: set[int]) -> list[TaskRecord]:
+    """Return the unfinished tasks of a node that its runner did not tell of."""
+    return [task for task in cluster.tasks.values() if task.node == name and task.id not in told]
 
 
 async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
     record = cluster.tasks.get(known.task_id)
     if record is None:
         record = await cluster.store.read(queries.task, known.task_id)
+    record = await _owned(cluster, name, record, known)
     if record is None:
-        record = _told(cluster, name, known)
-        await cluster.adopt(record, known.spec.script)
-    elif record.status is TaskState.PENDING and record.node in (None, name):
-        await cluster.claim(record, name, known.placement)
-        record = cluster.tasks.get(known.task_id, record)
-    if record.node != name:
-        # It was given to another node, by an older copy of the database: it must run once.
         logger.warning("%s tells of task %s, which is not its own", name, known.task_id)
-        word = Kill if known.exit is None else Acknowledge
-        cluster.nodes.send(name, word(task_id=known.task_id))
+        cluster.nodes.send(name, disowned(known))
         return
     if known.started_at is not None:
         await cluster.started(
@@ -109,9 +113,32 @@ async def _take_in(cluster: Cluster, name: str, known: Known) -> None:
         )
     if known.exit is not None:
         await cluster.finished(name, Finished(task_id=known.task_id, exit=known.exit))
-    elif record.kill_requested or (record.is_final and record.status is not TaskState.LOST):
-        # What ended here for certain, in a database that is an old copy, must end there too.
+    elif must_end(record, known):
         cluster.nodes.send(name, Kill(task_id=known.task_id))
+
+
+async def _owned(
+    cluster: Cluster, name: str, record: TaskRecord | None, known: Known
+) -> TaskRecord | None:
+    """Return a task that its node tells of, made the node's own if need be; None if it is not."""
+    where = standing(record, name)
+    if where in (Standing.UNKNOWN, Standing.WAITING) and not await _is_proven(cluster, known):
+        return None
+    if record is None:
+        record = _told(cluster, name, known)
+        await cluster.adopt(record, known.spec.script)
+    elif where is Standing.WAITING:
+        await cluster.claim(record, name, known.placement)
+        record = cluster.tasks.get(known.task_id, record)
+    return record if record.node == name else None
+
+
+async def _is_proven(cluster: Cluster, known: Known) -> bool:
+    """Whether a runner may speak of a task that this store did not give it."""
+    if not all(map(cluster.ids.could_be, (known.task_id, known.placement.batch_id))):
+        return False
+    shared = await cluster.store.read(queries.shared, known.placement.batch_id)
+    return shared is None or is_same_work(known.spec, *shared)
 
 
 def _told(cluster: Cluster, name: str, known: Known) -> TaskRecord:

@@ -13,7 +13,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from hakuriver._version import __version__
 from hakuriver.errors import Conflict, InvalidRequest, StoreError, Unauthorized
-from hakuriver.host import exchange, retention
+from hakuriver.host import exchange, reconcile, retention
 from hakuriver.host.api.base import ApiHandler, services_of, stream_of
 from hakuriver.host.api.operations import JSON, MSGPACK, Operation
 from hakuriver.host.auth import bearer
@@ -36,9 +36,11 @@ from hakuriver.model.messages import (
     Measured,
     Message,
     Outbox,
+    Refuse,
     Started,
     Welcome,
     encode,
+    greeting_in,
     messages_from_runner,
 )
 from hakuriver.model.targets import MAX_NODE_NAME, check_node_name
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
     from hakuriver.host.services import Services
 
 logger = logging.getLogger(__name__)
+
+# Two hundred thousand tasks of a common size.
+_MAX_EXCHANGE = 128 << 20
 
 
 def authenticated_node(request: HTTPServerRequest, services: Services) -> str | None:
@@ -89,6 +94,8 @@ class RunnerLink(WebSocketHandler):
     _welcomed = False
     _told = False
     _exchanging = True
+    #: Bytes that were told before the exchange ended: they stay in memory until then.
+    _told_bytes = 0
 
     async def prepare(self) -> None:
         """Refuse whoever has not the token of the node it names."""
@@ -105,6 +112,10 @@ class RunnerLink(WebSocketHandler):
             await self.finish({"detail": "this path takes the WebSocket of a runner alone"})
             return
         services.strangers.forget(stream_of(self.request))
+        self.begin(name, services)
+
+    def begin(self, name: str, services: Services) -> None:
+        """Serve the runner of the node `name`, whose token has been seen."""
         self._name = name
         self._cluster = services.cluster
         self._known = []
@@ -128,8 +139,13 @@ class RunnerLink(WebSocketHandler):
                 message if isinstance(message, bytes) else message.encode()
             )
         except msgspec.DecodeError as error:
+            if not self._welcomed and (refusal := _of_another_version(message)) is not None:
+                self._refuse(refusal)
+                return
             logger.warning("%s sent what is no message: %s", self._name, error)
             self.close(1002, "no message of the runner link")
+            return
+        if self._exchanging and not self._fits(len(message)):
             return
         if self._welcomed:
             self._cluster.nodes.heard(self._name)
@@ -138,6 +154,17 @@ class RunnerLink(WebSocketHandler):
                 self._stored(self._greet(one))
             elif self._welcomed:
                 self._take(one)
+
+    def _fits(self, size: int) -> bool:
+        """Whether what is told during the exchange is not too much to be kept; else, close."""
+        if self._told_bytes > _MAX_EXCHANGE:
+            return False
+        self._told_bytes += size
+        if self._told_bytes <= _MAX_EXCHANGE:
+            return True
+        logger.warning("%s tells of more than %d bytes of tasks", self._name, _MAX_EXCHANGE)
+        self.disconnect("more tasks than a host takes in")
+        return False
 
     def on_close(self) -> None:
         """Show the node as offline at once."""
@@ -181,10 +208,7 @@ class RunnerLink(WebSocketHandler):
             return  # it has closed before its first word was taken in
         refusal = exchange.objection(self._cluster, self._name, hello)
         if refusal is not None:
-            logger.warning("%s: refused: %s", self._name, refusal.reason)
-            self.send(refusal)
-            self._flush()
-            self.close(1008, "refused")
+            self._refuse(refusal)
             return
         before = self._cluster.nodes.find(self._name)
         if before is not None and before.link is not None:
@@ -199,6 +223,22 @@ class RunnerLink(WebSocketHandler):
                 version=__version__,
             )
         )
+
+        if hello.info.version != __version__:
+            logger.warning(
+                "%s: its runner is hakuriver-jupyter %s, this host %s: they work together; "
+                "upgrade the runner when its tasks allow",
+                self._name,
+                hello.info.version,
+                __version__,
+            )
+
+    def _refuse(self, refusal: Refuse) -> None:
+        logger.warning("%s: refused: %s", self._name, refusal.reason)
+        self._cluster.nodes.refuse(self._name, refusal.reason, self._cluster.spawn)
+        self.send(refusal)
+        self._flush()
+        self.close(1008, "refused")
 
     async def _reconcile(self) -> None:
         await exchange.reconcile(self._cluster, self._name, self, self._known)
@@ -226,7 +266,7 @@ class RunnerLink(WebSocketHandler):
 
     def _take(self, message: Message) -> None:
         match message:
-            case Known():
+            case Known() if not self._told:
                 self._known.append(message)
             case KnownEnd() if not self._told:
                 self._told = True
@@ -248,6 +288,14 @@ class RunnerLink(WebSocketHandler):
                 self._logs.deliver(self, message)
             case _:
                 logger.warning("%s sent an unexpected %s", self._name, type(message).__name__)
+
+
+def _of_another_version(message: str | bytes) -> Refuse | None:
+    """Return why the sender of a first word that cannot be read is refused, if it says so much."""
+    greeting = greeting_in(message if isinstance(message, bytes) else message.encode())
+    if greeting is None:
+        return None
+    return reconcile.refusal_of(greeting.protocol, greeting.info.version[:200])
 
 
 class WaitingLaunch(ApiHandler):

@@ -44,13 +44,17 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class Node:
-    """A node as it is now. `online` means linked, and its first exchange has ended."""
+    """A node as it is now. `online` means linked, and its first exchange has ended.
+
+    `refused` is why its runner was not taken in when it last tried.
+    """
 
     record: NodeRecord
     heard: float
     link: Link | None = None
     online: bool = False
     metrics: Metrics = Metrics()  # noqa: RUF009 - frozen
+    refused: str | None = None
 
 
 def closed(node: Node) -> str | None:
@@ -146,6 +150,18 @@ class Nodes:
         self._tell_scheduler(node)
         spawn(self._publish(node))
 
+    def refuse(
+        self, name: str, reason: str, spawn: Callable[[Coroutine[None, None, None]], None]
+    ) -> None:
+        """Note that the runner of a node is not taken in; `spawn` tells of it.
+
+        Of one that nobody knows there is nothing to show; one that is linked has another runner.
+        """
+        node = self.find(name)
+        if node is not None and node.link is None and node.refused != reason:
+            node.refused = reason
+            spawn(self._publish(node))
+
     async def drain(self, name: str, *, draining: bool) -> Node:
         """Let no more tasks start on a node, or let them again; raise `NotFound`."""
         node = self.get(name)
@@ -231,6 +247,7 @@ class Nodes:
             capabilities=info.capabilities,
             version=info.version,
             draining=record.draining,
+            refused=node.refused,
         )
 
     def health(self, node: Node) -> HealthView:

@@ -21,6 +21,7 @@ _SEQUENCES = 1 << 12
 _INSTANCES = 1 << 10
 _MAX_ID = (1 << 63) - 1
 _A_DAY = 86_400_000
+_A_YEAR = 366 * _A_DAY
 #: An id as it stands in paths and queries.
 IdText = Annotated[
     str, Meta(pattern="^[0-9]{1,19}$", description="An id: a decimal number of at most 19 digits.")
@@ -56,6 +57,13 @@ class Snowflakes:
         else:
             self._millisecond, self._sequence = self._millisecond + 1, 0
         return self._millisecond << 22 | self._instance << 12 | self._sequence
+
+    def could_be(self, taken: int) -> bool:
+        """Whether an id may have been given, by whatever clock; not one of a far future.
+
+        After such a one a restarted host could give no ids any more.
+        """
+        return taken >> 22 <= self._clock_ms() - EPOCH_MS + _A_YEAR
 
     def observe(self, taken: int) -> None:
         """Give larger ids than `taken` from now on; one of a far future is let be."""

@@ -21,7 +21,10 @@ from hakuriver.model.tasks import Exit, Id, Moment, Origin, Placement, TaskSpec,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: What this version speaks. It grows when the other side must know something new.
 PROTOCOL = 3
+#: A host serves runners that speak this, or anything up to its own; runners need a host as new.
+OLDEST_PROTOCOL = 2
 #: A control frame is at most this long; a longer `Launch` is fetched by HTTP (`LaunchWaiting`).
 MAX_FRAME = 1 << 20
 # What an array adds to its members.
@@ -31,6 +34,12 @@ MAX_CHUNK = 64 << 10
 #: So many bytes of a log may be on their way before the host grants more.
 LOG_WINDOW = 1 << 20
 
+# A runner is little trusted: texts that could fill the host's memory or store break the link.
+_Word = Annotated[str, msgspec.Meta(max_length=200)]
+_Path = Annotated[str, msgspec.Meta(max_length=1 << 13)]
+_Reason = Annotated[str, msgspec.Meta(max_length=1 << 16)]
+_Chunk = Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK)]
+_Ids = Annotated[tuple[Id, ...], msgspec.Meta(max_length=1 << 16)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Stream = Literal["stdout", "stderr"]
 
@@ -47,10 +56,10 @@ class Hello(Message, frozen=True, kw_only=True):
     """
 
     protocol: int
-    node_uid: str
-    boot_id: str
-    session: str
-    cluster_id: str | None
+    node_uid: _Word
+    boot_id: _Word
+    session: _Word
+    cluster_id: _Word | None
     info: NodeInfo
 
 
@@ -67,9 +76,9 @@ class Known(Message, frozen=True, kw_only=True):
     origin: Origin = Origin()
     started_at: Moment | None = None
     exit: Exit | None = None
-    stdout_path: str = ""
-    stderr_path: str = ""
-    unit: str | None = None
+    stdout_path: _Path = ""
+    stderr_path: _Path = ""
+    unit: _Word | None = None
 
 
 class KnownEnd(Message, frozen=True, kw_only=True):
@@ -87,9 +96,9 @@ class Started(Message, frozen=True, kw_only=True):
 
     task_id: Id
     started_at: Moment
-    stdout_path: str
-    stderr_path: str
-    unit: str | None = None
+    stdout_path: _Path
+    stderr_path: _Path
+    unit: _Word | None = None
 
 
 class Measured(Message, frozen=True, kw_only=True):
@@ -109,7 +118,7 @@ class Finished(Message, frozen=True, kw_only=True):
 class Discarded(Message, frozen=True, kw_only=True):
     """Answer to `Discard`: nothing of these tasks is left on the node."""
 
-    task_ids: tuple[Id, ...]
+    task_ids: _Ids
 
 
 class LogOpened(Message, frozen=True, kw_only=True):
@@ -121,7 +130,7 @@ class LogOpened(Message, frozen=True, kw_only=True):
     subscription: int
     size: Size
     offset: Size
-    error: str | None = None
+    error: _Reason | None = None
 
 
 class LogChunk(Message, frozen=True, kw_only=True):
@@ -129,7 +138,7 @@ class LogChunk(Message, frozen=True, kw_only=True):
 
     subscription: int
     offset: Size
-    data: bytes
+    data: _Chunk
 
 
 class LogReset(Message, frozen=True, kw_only=True):
@@ -248,6 +257,19 @@ FromHost = (
     | LogClose
 )
 
+
+class _Version(msgspec.Struct, frozen=True):
+    version: str = "of an unknown version"
+
+
+class Greeting(msgspec.Struct, frozen=True, kw_only=True):
+    """What every `Hello` holds, of whatever protocol: enough to say why it is refused."""
+
+    type: Literal["Hello"]
+    protocol: int
+    info: _Version = _Version()
+
+
 _encoder = msgspec.msgpack.Encoder()
 _from_runner: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)
 _from_host: msgspec.msgpack.Decoder[FromHost] = msgspec.msgpack.Decoder(FromHost)
@@ -298,6 +320,14 @@ def _frame(encoded: list[bytes]) -> bytes:
 def encode(message: Message) -> bytes:
     """Return `message` as it stands in a frame."""
     return _encoder.encode(message)
+
+
+def greeting_in(frame: bytes) -> Greeting | None:
+    """Return what can be read of a `Hello` that this version cannot read as a whole."""
+    try:
+        return msgspec.msgpack.decode(frame, type=Greeting)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def messages_from_runner(frame: bytes) -> list[FromRunner]:

@@ -65,6 +65,17 @@ Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+#: Characters of a reason that a runner gives at most: it may hold what a program printed.
+MAX_REASON = 1 << 12
+# What is read may be longer: journals keep what earlier versions wrote.
+_Reason = Annotated[str, msgspec.Meta(max_length=1 << 16)]
+_Name = Annotated[str, msgspec.Meta(max_length=1 << 10)]
+_Path = Annotated[str, msgspec.Meta(max_length=1 << 13)]
+_Cores = Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+_Words = Annotated[tuple[str, ...], msgspec.Meta(max_length=1 << 17)]
+_ByNode = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=20)], Bytes], msgspec.Meta(max_length=1 << 12)
+]
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,17 +86,17 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     command: str
-    arguments: tuple[str, ...] = ()
-    env_vars: dict[str, str] = {}
+    arguments: _Words = ()
+    env_vars: Annotated[dict[str, str], msgspec.Meta(max_length=1 << 17)] = {}
     script: bytes | None = None
-    interpreter: tuple[str, ...] = ()
-    required_cores: int = 1
-    required_memory_bytes: int | None = None
-    time_limit_seconds: float | None = None
-    working_directory: str | None = None
+    interpreter: _Words = ()
+    required_cores: _Cores = 1
+    required_memory_bytes: Bytes | None = None
+    time_limit_seconds: Seconds | None = None
+    working_directory: _Path | None = None
     use_private_network: bool = False
     use_private_pid: bool = False
-    name: str = ""
+    name: _Name = ""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +105,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     `targeted` means that its node was asked for, not picked; `retry_of` is the task it repeats.
     """
 
-    owner: str = ""
+    owner: _Name = ""
     submitted_at: Moment = 0.0
     targeted: bool = True
     retry_of: Id | None = None
@@ -109,7 +120,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     batch_id: Id
     batch_index: Small
     batch_size: Small
-    cpus: tuple[Small, ...] = ()
+    cpus: Annotated[tuple[Small, ...], msgspec.Meta(max_length=1 << 16)] = ()
     numa_node: Small | None = None
 
 
@@ -124,8 +135,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_seconds: Seconds | None = None
     memory_bytes: Bytes | None = None
     peak_memory_bytes: Bytes | None = None
-    numa_memory_bytes: dict[str, Bytes] | None = None
-    peak_numa_memory_bytes: dict[str, Bytes] | None = None
+    numa_memory_bytes: _ByNode | None = None
+    peak_numa_memory_bytes: _ByNode | None = None
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +148,6 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
     status: TaskState
     exit_code: ExitCode | None = None
-    reason: str | None = None
+    reason: _Reason | None = None
     completed_at: Moment
     usage: Usage | None = None

@@ -155,6 +155,8 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: Capabilities
     version: str
     draining: bool
+    #: Why the host did not take its runner in when it last tried to link up.
+    refused: str | None = None
 
 
 class NumaHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from hakuriver._version import __version__
 from hakuriver.errors import HostUnreachable
 from hakuriver.model.messages import (
     MAX_FRAME,
@@ -207,6 +208,13 @@ class Agent:
 
     async def welcomed(self, welcome: Welcome) -> None:
         """Keep the cluster's id, so that this runner is never taken for another cluster's."""
+        if welcome.version != __version__:
+            _log.warning(
+                "the host is hakuriver-jupyter %s, this runner %s: they work together; upgrade "
+                "first the host, then the runners",
+                welcome.version,
+                __version__,
+            )
         if welcome.cluster_id != self._identity.cluster_id:
             self._identity = Identity(
                 node_uid=self._identity.node_uid, cluster_id=welcome.cluster_id
@@ -258,10 +266,16 @@ class Agent:
 
 
 def _fitting(message: Message) -> Message:
-    """Return `message` without the text of a script or command that would not fit in a frame."""
+    """Return `message` without the script, or else the arguments, that would not fit in a frame.
+
+    The host compares the rest with what it knows, so no more is left out than must be.
+    """
     if not isinstance(message, Known) or len(encode(message)) <= MAX_FRAME:
         return message
-    spec = msgspec.structs.replace(
-        message.spec, script=b"" if message.spec.script else None, arguments=(), env_vars={}
+    spec = msgspec.structs.replace(message.spec, script=b"" if message.spec.script else None)
+    shorter = msgspec.structs.replace(message, spec=spec)
+    if len(encode(shorter)) <= MAX_FRAME:
+        return shorter
+    return msgspec.structs.replace(
+        shorter, spec=msgspec.structs.replace(spec, arguments=(), env_vars={})
     )
-    return msgspec.structs.replace(message, spec=spec)

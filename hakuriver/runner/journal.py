@@ -55,6 +55,8 @@ class Journal:
         self._soon: asyncio.TimerHandle | None = None
         #: Records in the file that count no more, so that rewriting it gains something.
         self._dead = 0
+        #: Whether something that was noted could not be written, and is in memory alone.
+        self._lacks = False
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -79,15 +81,16 @@ class Journal:
         apply(self.entries, record)
         self._enqueue(waiting)
 
-    async def written(self) -> None:
-        """Return when everything noted so far has been written (not fsynced), if that is possible.
+    async def written(self) -> bool:
+        """Return whether everything noted so far has been written (not fsynced), once it can be.
 
-        From then on it outlives this process, though not the machine.
+        If so, it outlives this process from then on, though not the machine.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._enqueue(_Waiting(None, b"", future))
         with contextlib.suppress(OSError):
             await future
+        return not self._lacks
 
     async def close(self) -> None:
         """Write what waits, drop what counts no more, then let the file go."""
@@ -142,6 +145,7 @@ class Journal:
             _log.error("%s: cannot be written: %s", self._path, error.strerror)
             # What was noted lazily comes to the disk with the next rewriting.
             self._dead += 1
+            self._lacks = True
             fault = error
         for one in batch:
             self._settle(one, fault)
@@ -180,6 +184,7 @@ class Journal:
         self._dead = 0
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._file.replace, data)
+            self._lacks = False
         except OSError as error:
             _log.error("%s: cannot be rewritten: %s", self._path, error.strerror)
             self._dead = 1

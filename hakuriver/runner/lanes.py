@@ -26,6 +26,10 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(key, done))
 
+    def is_busy(self, key: int) -> bool:
+        """Whether a lane holds work that is not done."""
+        return key in self._last
+
     async def finish(self, seconds: float) -> None:
         """Return when all work is done, or after so many seconds."""
         deadline = asyncio.get_running_loop().time() + seconds

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver.model.tasks import Exit, TaskState, Usage
+from hakuriver.model.tasks import MAX_REASON, Exit, TaskState, Usage
 from hakuriver.runner.exits import REBOOTED, decide
 
 if TYPE_CHECKING:
@@ -58,6 +58,15 @@ def blamed(end: Exit, entry: Entry) -> Exit:
     if entry.blame is None or end.status is not TaskState.KILLED:
         return end
     return msgspec.structs.replace(end, status=TaskState.FAILED, reason=entry.blame)
+
+
+def tellable(end: Exit) -> Exit:
+    """Return `end` with a reason that a message can carry: its beginning and its last words."""
+    reason = end.reason
+    if reason is None or len(reason) <= MAX_REASON:
+        return end
+    half = MAX_REASON // 2 - 2
+    return msgspec.structs.replace(end, reason=f"{reason[:half]} … {reason[-half:]}"[:MAX_REASON])
 
 
 def with_usage(end: Exit, seen: Usage | None) -> Exit:

@@ -25,6 +25,7 @@ from hakuriver.runner.recovery import (
     judge,
     never_started,
     orphaned,
+    tellable,
     with_usage,
 )
 
@@ -174,6 +175,16 @@ class Supervision:
 
     def acknowledge(self, task_id: int) -> None:
         """Forget a task whose end is in the host's store."""
+        if self._lanes.is_busy(task_id):
+            # A kill that came before must find it: of an unknown task it says that it never ran.
+            self._lanes.put(task_id, partial(self._forget, task_id))
+        else:
+            self._forget_now(task_id)
+
+    async def _forget(self, task_id: int) -> None:
+        self._forget_now(task_id)
+
+    def _forget_now(self, task_id: int) -> None:
         entry = self._journal.entries.get(task_id)
         if entry is not None and entry.exit is not None:
             self._journal.append_lazily(Forgotten(task_id=task_id))
@@ -263,7 +274,8 @@ class Supervision:
             self._end(task_id, could_not_start(str(error), time.time()))
 
     def _tell_fault(self, task_id: int, reason: str) -> None:
-        self._tell(Finished(task_id=task_id, exit=could_not_start(reason, time.time())))
+        end = tellable(could_not_start(reason, time.time()))
+        self._tell(Finished(task_id=task_id, exit=end))
 
     async def _kill(self, task_id: int) -> None:
         entry = self._journal.entries.get(task_id)
@@ -309,7 +321,8 @@ class Supervision:
         entry = self._journal.entries.get(task_id)
         if entry is None or entry.exit is not None:
             return
-        end = blamed(with_usage(end, self._used.pop(task_id, None)), entry)
+        end = with_usage(end, self._used.pop(task_id, None))
+        end = tellable(blamed(end, entry))
         self._journal.append_lazily(Ended(task_id=task_id, exit=end))
         self._tell_start(task_id)
         self._tell(Finished(task_id=task_id, exit=end))
@@ -324,8 +337,8 @@ class Supervision:
         entries = self._journal.entries
         old = await asyncio.to_thread(self._exits.droppable)
         over = {each for each in old if each not in entries or entries[each].exit is not None}
-        await self._journal.written()
-        await asyncio.to_thread(self._exits.drop, over)
+        if await self._journal.written():
+            await asyncio.to_thread(self._exits.drop, over)
 
     async def _start_written(self, task_id: int) -> None:
         """Tell that a task runs, when this runner's death can no longer make it unknown."""

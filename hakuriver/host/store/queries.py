@@ -73,6 +73,14 @@ def batch(batch_id: int) -> list[TaskRecord]:
     return list(_records(_joined().where(Task.batch_id == batch_id).order_by(Task.id)))
 
 
+def shared(batch_id: int) -> tuple[TaskSpec, bytes | None] | None:
+    """Return what the tasks of a batch share, spec and script; None if there is no such batch."""
+    row = Batch.get_or_none(Batch.id == batch_id)
+    if row is None:
+        return None
+    return _SPEC.decode(row.spec), None if row.script is None else bytes(row.script)
+
+
 def request(key: str) -> Request | None:
     """Return the submission that bore `key`, None if there was none."""
     row = Batch.get_or_none(Batch.request_key == key)

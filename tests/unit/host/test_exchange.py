@@ -27,13 +27,6 @@ GOOD = Exit(status=COMPLETED, exit_code=0, completed_at=9.0)
 # -- who is taken in ----------------------------------------------------------------------
 
 
-async def test_a_runner_of_another_protocol_is_refused_for_good(world: World) -> None:
-    refusal = exchange.objection(world.cluster, "n", hello(protocol=99))
-    assert refusal is not None
-    assert refusal.final
-    assert "99" in refusal.reason
-
-
 async def test_a_runner_of_another_cluster_is_refused_with_the_mend(world: World) -> None:
     refusal = exchange.objection(world.cluster, "n", hello(cluster_id="other"))
     assert refusal is not None
@@ -252,6 +245,18 @@ async def test_a_kill_of_a_lost_task_is_delivered_if_its_node_comes_back(world: 
 
 
 # -- what the runner knows ----------------------------------------------------------------
+
+
+async def test_what_its_node_told_as_lost_is_not_killed_there(world: World) -> None:
+    link = await world.join()
+    (task,) = await world.submit("n")
+    await world.start(task)
+    await world.finish(task, status=LOST, exit_code=None, reason="keeper ended")
+    await world.cluster.kill(task)
+    # The node has forgotten it, and would say of what it does not know that it never began.
+    assert link.ids(Kill) == []
+    assert (await world.record(task)).kill_requested
+    assert await world.status(task) is LOST
 
 
 async def test_an_end_is_taken_in_acknowledged_and_counted_once(world: World) -> None:

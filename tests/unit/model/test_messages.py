@@ -63,8 +63,8 @@ def bounded(kind: Any, meta: Any) -> st.SearchStrategy[Any]:
         if meta.pattern is None:
             return st.text(max_size=8)
         return st.from_regex(meta.pattern, fullmatch=True)
-    if get_origin(kind) is tuple:
-        return composed_of(kind, get_args(kind))
+    if kind is bytes or get_origin(kind) in (tuple, dict):
+        return values_of(kind)
     numbers: Any = st.integers if kind is int else st.floats
     return numbers(meta.ge, meta.le)  # type: ignore[no-any-return]
 

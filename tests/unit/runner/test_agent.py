@@ -14,13 +14,16 @@ from hakuriver.errors import StartError
 from hakuriver.model.messages import (
     PROTOCOL,
     Acknowledge,
+    Finished,
     Heartbeat,
     Hello,
     Kill,
     Known,
     KnownEnd,
+    Outbox,
     Refuse,
     Started,
+    encode,
 )
 from hakuriver.model.tasks import Origin, TaskState
 from hakuriver.runner.launchers.minder import EXITS
@@ -165,6 +168,24 @@ async def test_a_kill_before_the_launch_means_it_never_runs(tmp_path: Path) -> N
         assert not (tmp_path / "ran").exists()
         host.send(Acknowledge(task_id=1))
         await eventually(lambda: node.state.journal.read_bytes() == b"")
+
+
+@pytest.mark.asyncio
+async def test_a_kill_that_comes_with_the_acknowledgement_changes_nothing(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as (host, node):
+        await node.linked()
+        host.send(launch(1, "true"))
+        await ended(host, 1)
+        outbox = Outbox(lambda: None)
+        outbox.add(encode(Kill(task_id=1)))
+        outbox.add(encode(Acknowledge(task_id=1)))
+        assert host.link is not None
+        for frame in outbox.take():
+            host.link.write_message(frame, binary=True)
+        host.send(launch(2, "true"))
+        await ended(host, 2)
+        told = [one.exit for one in host.said if isinstance(one, Finished) and one.task_id == 1]
+        assert {end.status for end in told} == {TaskState.COMPLETED}
 
 
 @pytest.mark.asyncio

@@ -186,3 +186,27 @@ async def test_a_full_disk_refuses_and_corrupts_nothing(
     entries = await reread(path)
     assert set(entries) == {1, 3}
     assert entries[1].running == RUNNING
+
+
+@pytest.mark.asyncio
+async def test_what_is_in_memory_alone_is_not_called_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await Journal.open(path)
+    await journal.append_durably(launched(1))
+    real = os.pwrite
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    journal.append_lazily(Began(task_id=1, running=RUNNING))
+    assert not await journal.written()
+    monkeypatch.setattr(os, "pwrite", real)
+    # Later records are written again; that one is not, until the whole is rewritten.
+    await journal.append_durably(launched(2))
+    assert not await journal.written()
+    await journal._compact()
+    assert await journal.written()
+    assert (await reread(path))[1].running == RUNNING
+    await journal.close()

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from hakuriver.model.tasks import TaskState
+from hakuriver.model.tasks import MAX_REASON, Exit, TaskState
 from hakuriver.runner.exits import ExitRecord
 from hakuriver.runner.launchers.base import Running
 from hakuriver.runner.records import Entry, Launched
-from hakuriver.runner.recovery import judge, orphaned
+from hakuriver.runner.recovery import judge, orphaned, tellable
 from support.runner_tools import launch
 
 MESSAGE = launch(1, "true")
@@ -46,3 +46,14 @@ def test_a_task_whose_keeper_died() -> None:
     assert end.status is TaskState.LOST
     assert end.reason
     assert "keeper" in end.reason
+
+
+def test_a_reason_is_short_enough_to_be_told() -> None:
+    short = Exit(status=TaskState.FAILED, reason="r" * MAX_REASON, completed_at=1.0)
+    assert tellable(short) is short
+    long = Exit(status=TaskState.FAILED, reason="a" + "b" * 100_000 + "c", completed_at=1.0)
+    reason = tellable(long).reason or ""
+    assert len(reason) <= MAX_REASON
+    assert (reason[0], reason[-1], "…" in reason) == ("a", "c", True)
+    nothing = Exit(status=TaskState.COMPLETED, completed_at=1.0)
+    assert tellable(nothing) is nothing
