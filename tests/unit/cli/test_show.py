@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from hakuriver._version import __version__
 from hakuriver.cli.show import (
     health_table,
     missing_capabilities,
@@ -13,6 +14,7 @@ from hakuriver.cli.show import (
     state_words,
     status_table,
     task_table,
+    version_notes,
 )
 from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
 from hakuriver.model.tasks import Usage
@@ -55,6 +57,19 @@ def test_numa_nodes_are_summed_up(sizes: tuple[int, ...], text: str) -> None:
     topology = {str(number): NumaNode(tuple(range(size)), 1) for number, size in enumerate(sizes)}
     assert numa_summary(topology).replace("\N{MULTIPLICATION SIGN}", "x") == text
     assert numa_summary({}) == "N/A"
+
+
+def test_a_node_that_is_refused_or_of_another_version_is_noted() -> None:
+    nodes = [
+        make_node(hostname="n1", version=__version__),
+        make_node(hostname="n2", version="0.0.1"),
+        make_node(hostname="n3", refused="upgrade the host", status=NodeStatus.OFFLINE),
+    ]
+    assert version_notes(nodes) == [
+        f"n2 runs version 0.0.1, this is {__version__}",
+        "n3 is refused: upgrade the host",
+    ]
+    assert [row[1] for row in node_table(nodes).rows] == ["online", "online", "offline, refused"]
 
 
 def test_health_shows_the_use_of_nodes_and_their_parts() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from hakuriver._version import __version__
 from hakuriver.errors import StartError
 from hakuriver.model.messages import (
     PROTOCOL,
@@ -286,6 +287,15 @@ async def test_the_link_comes_back_by_itself(
         assert host.sessions == 2
         assert caplog.text.count("no link") == 1
         assert "t0ken" not in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_a_host_of_another_version_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with one_node(tmp_path) as (_, node):
+        await node.linked()
+        assert f"the host is hakuriver-jupyter 0, this runner {__version__}" in caplog.text
 
 
 @pytest.mark.asyncio
