@@ -41,7 +41,7 @@ _MAX_BODY = 90 << 10
 _DRY = 100
 #: What runs a cell: it gets the kinds of the parameters, the cell, and then ``name=value`` words.
 _LOADER = """\
-import base64, json, linecache, sys
+import base64, json, linecache, sys, traceback
 kinds = json.loads(base64.b64decode(sys.argv[1]))
 body = base64.b64decode(sys.argv[2]).decode()
 linecache.cache["<cell>"] = (len(body), None, body.splitlines(True), "<cell>")
@@ -50,7 +50,11 @@ makers = {"int": int, "float": float, "str": str}
 for word in sys.argv[3:]:
     name, _, value = word.partition("=")
     names[name] = makers[kinds[name]](value)
-exec(compile(body, "<cell>", "exec"), names)
+try:
+    exec(compile(body, "<cell>", "exec"), names)
+except Exception as error:
+    traceback.print_exception(error.with_traceback(error.__traceback__.tb_next))
+    sys.exit(1)
 """
 
 

@@ -19,6 +19,7 @@ from hakuriver.host.logs import Subscriptions
 from hakuriver.host.services import Services
 from hakuriver.host.store import Store, store, writer
 from hakuriver.host.submission import Submission
+from hakuriver.host.tally import QUICK, SIZES, Histogram
 from hakuriver.model.submission import SubmitRequest
 from support.modelled.loop import Here
 from support.modelled.wires import HostEnd, Pipe
@@ -41,6 +42,8 @@ class _Writer(writer.Writer):
         self._gathered = []
         self._groups: list[list[writer._Operation[Any]]] = []
         self.dead = False
+        self.seconds, self.changes = Histogram(QUICK), Histogram(SIZES)
+        self.failures = 0
 
     def _hand_over(self) -> None:
         if self._gathered and not self.dead:
@@ -87,7 +90,9 @@ class Host:
             opened = Store(self.path, cluster_id="cluster")
         self.cluster = Cluster(opened)
         run(self.cluster.load())
-        self._services = Services(_CONFIG, Gate(_CONFIG), self.cluster, Subscriptions())
+        self._services = Services(
+            _CONFIG, Gate(_CONFIG), self.cluster, Subscriptions(self.cluster.tally)
+        )
 
     def crash(self) -> None:
         """Be killed: what is not committed by now is lost, and so is whatever was under way."""
