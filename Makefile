@@ -19,7 +19,7 @@ LAB_TOOLS := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils openssh-cl
 # Each suite has so many seconds; then it is interrupted, so that it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-.PHONY: demo test lab lab-up lab-bench lab-tools faults bench lint format clean
+.PHONY: demo test lab lab-up lab-bench lab-tools faults bench bench-sweeps lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
@@ -44,6 +44,9 @@ faults: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks $(BENCH_OPTIONS)
+
+bench-sweeps: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/sweeps.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

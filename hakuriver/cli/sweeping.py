@@ -30,10 +30,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def sweep(arguments: Arguments) -> int:
     """Run the sweep, or with ``--dry-run`` show it; return the exit code."""
     made, notes = make(arguments)
+    dry = arguments.options.dry_run
+    _introduce(made, "would run" if dry else "run")
     for note in notes:
         tell(NAME, note)
-    if arguments.options.dry_run:
-        _introduce(made, "would run")
+    if dry:
         return _show(made)
     return _run(made, arguments)
 
@@ -106,7 +107,6 @@ def _show(made: Sweep) -> int:
 def _run(made: Sweep, arguments: Arguments) -> int:
     options = arguments.options
     screen = Screen(made, progress=options.progress)
-    _introduce(made, "run")
     with _stopping(made) as signals, screen:
         for event in made.events():
             if isinstance(event, Output):

@@ -178,7 +178,7 @@ def test_a_migration_that_is_killed_anywhere_is_made_again(statements: int, tmp_
 
 
 def test_the_kills_fall_within_each_step() -> None:
-    """0 is the backup, 1 to 10 the second step, 11 its number, 12 the third step, 13 its number."""
+    """0 is the backup, 1 to 10 the second step, 11 its number, 12 the third, 13 its number, …"""
     assert [len(step) for step in migrations.STEPS[1:]] == [10, 1, 4]
 
 
