@@ -6,7 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hakuriver.errors import InvalidRequest
 from hakuriver.model.quantities import parse_duration, parse_memory
@@ -24,6 +24,14 @@ _DIGITS = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
 _MAX_NAME = 200
 
 
+class Arguments(Protocol):
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """Add an option."""
+        ...
+
+
 def add_submit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a submission to `parser`; `SubmitOptions.from_namespace` reads them."""
     group = parser.add_argument_group("how to run")
@@ -32,23 +40,31 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
         "--target",
         action="append",
         default=[],
-        type=_target,
+        type=read_target,
         metavar="NODE[:NUMA]",
         help="where to run; repeat it for a task on each (default: the scheduler picks a node)",
     )
+    add_task_options(group)
+    group.add_argument(
+        "--time-limit", type=_duration, metavar="D", help="end the task after D, like 90s or 2h"
+    )
+    group.add_argument(
+        "--name", type=_name, default="", metavar="TEXT", help="a name to find it by"
+    )
+    group.add_argument(
+        "--no-queue", action="store_true", help="refuse a task that cannot start at once"
+    )
+
+
+def add_task_options(group: Arguments) -> None:
+    """Add what a task has whatever submits it: its room, folder, variables and isolation."""
     group.add_argument(
         "--cores", type=_cores, default=1, metavar="N", help="CPUs for each task; 0: no limit"
     )
     group.add_argument(
         "--memory", type=_memory, metavar="SIZE", help="memory limit of each task, like 512M or 4G"
     )
-    group.add_argument(
-        "--time-limit", type=_duration, metavar="D", help="end the task after D, like 90s or 2h"
-    )
     group.add_argument("--workdir", type=_workdir, metavar="DIR", help="where on the node to run")
-    group.add_argument(
-        "--name", type=_name, default="", metavar="TEXT", help="a name to find it by"
-    )
     group.add_argument(
         "--env",
         action="append",
@@ -68,9 +84,6 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
         "--private-network", action="store_true", help="no network but a loopback of its own"
     )
     group.add_argument("--private-pid", action="store_true", help="a process table of its own")
-    group.add_argument(
-        "--no-queue", action="store_true", help="refuse a task that cannot start at once"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +201,8 @@ def _checked(parse: Callable[[str], _T], text: str) -> _T:
         raise argparse.ArgumentTypeError(error.reason) from None
 
 
-def _target(text: str) -> str:
+def read_target(text: str) -> str:
+    """Return a target as it was typed; raise argparse's own error for one that is none."""
     if not text:
         raise argparse.ArgumentTypeError("is empty; leave it out to let the scheduler pick")
     return str(_checked(Target.parse, text))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options
+from hakuriver.cli.options import add_task_options, read_target
 from hakuriver.errors import HakuRiverError, InvalidRequest
 from hakuriver.model.quantities import parse_duration
 from hakuriver.sweep.journal import find_journal
@@ -55,6 +56,14 @@ def parse(
         parser.error("--name is not to be that of the program, or --resume could not tell them")
     if options.jobs is not None:
         options.parallel = True
+    if not options.on and resume is None:
+        for name in ("cores", "memory", "workdir", "private_network", "private_pid", "python"):
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} goes with --on")
+        if options.env or options.env_file:
+            parser.error("--env goes with --on")
+    if options.on and options.parallel:
+        parser.error("--jobs and --parallel go without --on: the nodes' room decides")
     if options.fail_fast:
         options.max_failures = 1
     return Arguments(list(arguments[: len(arguments) - len(command)]), options, command)
@@ -107,7 +116,8 @@ def _make_parser(
     add_common_options(parser)
     running = _add_running(parser)
     keeping = _add_keeping(parser)
-    valued = {"-c", "--config", *running, *keeping, *more(parser)}
+    on_cluster = _add_cluster(parser)
+    valued = {"-c", "--config", *running, *keeping, *on_cluster, *more(parser)}
     return parser, frozenset(valued)
 
 
@@ -149,6 +159,25 @@ def _add_keeping(parser: argparse.ArgumentParser) -> list[str]:
     group.add_argument("--name", default="", metavar="TEXT", help="a name to find the sweep by")
     group.add_argument("--journal", type=Path, metavar="PATH", help="keep the journal there")
     return ["--name", "--journal"]
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> list[str]:
+    group = parser.add_argument_group("on a cluster (also --env and so on of hakuriver.client)")
+    group.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        type=read_target,
+        metavar="NODE[:NUMA]",
+        help="run each combination as a task there; repeat it for several targets",
+    )
+    group.add_argument(
+        "--python", metavar="PATH", help="what runs scripts, modules and functions on the nodes"
+    )
+    add_task_options(group)
+    return [
+        *("--on", "--python", "--cores", "--memory", "--workdir", "--env", "--env-file"),
+    ]
 
 
 def _count(text: str) -> int:

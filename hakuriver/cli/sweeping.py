@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import tell
+from hakuriver.cli.options import read_env
 from hakuriver.cli.sweep_arguments import NAME
 from hakuriver.cli.sweep_screen import Screen
 from hakuriver.cli.tables import Table, show
+from hakuriver.errors import HostUnreachable
 from hakuriver.sweep.records import Ended, Output
+from hakuriver.sweep.remote import ClusterOptions
 from hakuriver.sweep.run import LimitOptions
 from hakuriver.sweep.shell import regroup
 from hakuriver.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Generator, Mapping
     from types import FrameType
 
@@ -66,28 +71,50 @@ def make(arguments: Arguments) -> tuple[Sweep, list[str]]:
             options.resume or None,
             command=command,
             side_by_side=options.zip,
-            **limits,
             journal=options.journal,
+            cluster=_cluster(options),
+            env=read_env(options, os.environ),
+            config=options.config,
+            **limits,
         )
     else:
         made = Sweep(
             command,
             side_by_side=options.zip,
-            **limits,
             name=options.name,
             journal=options.journal,
+            cluster=_cluster(options),
+            **limits,
         )
     return made, notes
 
 
+def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
+    if not options.on:
+        return None
+    return ClusterOptions(
+        on=tuple(options.on),
+        cores=options.cores,
+        memory=options.memory,
+        workdir=options.workdir,
+        env=read_env(options, os.environ),
+        private_network=options.private_network,
+        private_pid=options.private_pid,
+        python=options.python or sys.executable,
+        config=options.config,
+    )
+
+
 def _introduce(made: Sweep, verb: str) -> None:
     count = len(made)
+    where = f" on {', '.join(made.cluster.on)}" if made.cluster else ""
     at_once = f", {made.limits.jobs} at once" if made.limits.jobs > 1 else ""
     earlier = f", {made.done} of them done before" if made.resumed else ""
     combinations = "1 combination" if count == 1 else f"{count} combinations"
     tell(
         NAME,
-        f"sweep {made.header.shown}: {verb} {made.program}, {combinations}{earlier}{at_once}",
+        f"sweep {made.header.shown}: {verb} {made.program}, "
+        f"{combinations}{where}{earlier}{at_once}",
     )
 
 
@@ -108,11 +135,7 @@ def _run(made: Sweep, arguments: Arguments) -> int:
     options = arguments.options
     screen = Screen(made, progress=options.progress)
     with _stopping(made) as signals, screen:
-        for event in made.events():
-            if isinstance(event, Output):
-                screen.write(event)
-            elif isinstance(event, Ended):
-                screen.ended(event)
+        _watch(made, screen)
     if made.leftovers:
         tell(NAME, f"ended {made.leftovers} processes that an earlier run had left")
     screen.summarise()
@@ -123,6 +146,20 @@ def _run(made: Sweep, arguments: Arguments) -> int:
     if made.stopped or screen.failures:
         return _code(made, screen)
     return 0
+
+
+def _watch(made: Sweep, screen: Screen) -> None:
+    """Run the sweep and show what happens."""
+    try:
+        for event in made.events():
+            if isinstance(event, Output):
+                screen.write(event)
+            elif isinstance(event, Ended):
+                screen.ended(event)
+    except HostUnreachable:
+        # Its patience is at an end, the tasks' is not.
+        _tell_way_back(made, interrupted=True)
+        raise
 
 
 def _code(made: Sweep, screen: Screen) -> int:
@@ -154,6 +191,10 @@ def _stopping(made: Sweep) -> Generator[list[int]]:
 
 def _tell_way_back(made: Sweep, *, interrupted: bool) -> None:
     left = len(made) - made.done
+    goes_on = " (tasks that were submitted go on)" if made.cluster and interrupted else ""
     why = "interrupted" if interrupted else "stopped after too many failures"
     wanted = made.header.sweep_id if made.is_among_others else str(made.path)
-    tell(NAME, f"{why}, {left} are to be run; go on with `{NAME} --resume {shlex.quote(wanted)}`")
+    tell(
+        NAME,
+        f"{why}, {left} are to be run{goes_on}; go on with `{NAME} --resume {shlex.quote(wanted)}`",
+    )

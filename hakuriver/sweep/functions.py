@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
@@ -89,9 +90,8 @@ class Functions:
         stage.selector.register(child.answers, EVENT_READ, lambda: self._answered(worker))
         stage.selector.register(child.pidfd, EVENT_READ, lambda: self._ended(worker))
         for stream in STREAMS:
-            stage.selector.register(
-                child.get(stream), EVENT_READ, lambda stream=stream: self._read(worker, stream)
-            )
+            read = partial(self._read, worker, stream)
+            stage.selector.register(child.get(stream), EVENT_READ, read)
         return worker
 
     def _answered(self, worker: _Worker) -> None:

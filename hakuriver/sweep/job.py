@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _TAIL_BYTES = 4000
 
 
+def _buffers() -> dict[Stream, LineBuffer]:
+    return {stream: LineBuffer() for stream in STREAMS}
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """A run of a combination; times are of the monotonic clock, in seconds.
@@ -40,9 +44,7 @@ class Job:
     ending: bool = False
     code: int | None = None
     seconds: float | None = None
-    buffers: dict[Stream, LineBuffer] = field(
-        default_factory=lambda: {stream: LineBuffer() for stream in STREAMS}
-    )
+    buffers: dict[Stream, LineBuffer] = field(default_factory=_buffers)
 
     def take(self, stream: Stream, data: bytes) -> Output | None:
         """Take what was read of a stream and return the lines that are whole now."""
@@ -51,7 +53,9 @@ class Job:
 
     def rest(self) -> list[Output]:
         """Return the lines that were begun and not ended."""
-        rests = [(stream, self.buffers[stream].flush()) for stream in STREAMS]
+        rests: list[tuple[Stream, bytes]] = [
+            (stream, self.buffers[stream].flush()) for stream in STREAMS
+        ]
         return [Output(self.index, stream, lines) for stream, lines in rests if lines]
 
     def tail(self) -> str:

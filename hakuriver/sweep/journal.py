@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import threading
 import time
 from array import array
 from dataclasses import asdict, dataclass
@@ -49,7 +50,8 @@ class Header:
     digest: str
     names: list[str]
     folder: str
-    on: list[str]
+    #: Where and how its tasks run, without values of variables; empty for a sweep on this machine.
+    cluster: dict[str, Any]
 
     @property
     def shown(self) -> str:
@@ -130,12 +132,13 @@ class Marks:
 
 
 class Journal:
-    """A journal that is open to be written, by one process at a time."""
+    """A journal that is open to be written, by one process at a time but from any thread."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
         self._synced = time.monotonic()
+        self._lock = threading.Lock()
 
     @classmethod
     def create(cls, path: Path, header: Header) -> Self:
@@ -185,11 +188,12 @@ class Journal:
     def write(self, content: dict[str, Any], *, durable: bool = False) -> None:
         """Write one line; with `durable` it is on the disk when this returns."""
         line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-        size = os.fstat(self._descriptor).st_size
         try:
-            if os.write(self._descriptor, line) != len(line):
-                os.ftruncate(self._descriptor, size)
-                raise JournalError(f"{self.path} cannot be written: the disk is full")
+            with self._lock:
+                size = os.fstat(self._descriptor).st_size
+                if os.write(self._descriptor, line) != len(line):
+                    os.ftruncate(self._descriptor, size)
+                    raise JournalError(f"{self.path} cannot be written: the disk is full")
             if durable or time.monotonic() - self._synced > _SYNC_SECONDS:
                 self.sync()
         except OSError as error:
@@ -240,10 +244,38 @@ def read_ends(path: Path) -> Iterator[Ended]:
                 yield _ended(json.loads(file.readline()))
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Give all lines after the first; those that a fault has damaged are left out."""
+@dataclass(slots=True)
+class Attempt:
+    """A task of a combination whose end is not known; without `task_id` it may not exist."""
+
+    number: int
+    target: str
+    task_id: str = ""
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What a journal tells of tasks: those that are `open`, and how often each was tried."""
+
+    open: dict[int, Attempt]
+    tried: dict[int, int]
+
+
+def read_attempts(path: Path) -> Attempts:
+    """Return the tasks of a journal whose ends are not known."""
+    attempts = Attempts({}, {})
     for _, content in _lines(path):
-        yield content
+        if "q" in content:
+            index, number = content["q"], content["attempt"]
+            attempts.tried[index] = number
+            attempts.open[index] = Attempt(number, content["target"])
+        elif "i" in content and content["i"] in attempts.open:
+            attempts.open[content["i"]].task_id = content["task_id"]
+        elif "e" in content:
+            attempts.open.pop(content["e"], None)
+            if content["exit_code"] == 0:
+                attempts.tried.pop(content["e"], None)
+    return attempts
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

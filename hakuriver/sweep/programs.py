@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
@@ -85,9 +86,7 @@ class Programs:
         register(child.pidfd, EVENT_READ, lambda: self._ended(job))
         for stream in STREAMS:
             if child.get(stream) >= 0:
-                register(
-                    child.get(stream), EVENT_READ, lambda stream=stream: self._read(job, stream)
-                )
+                register(child.get(stream), EVENT_READ, partial(self._read, job, stream))
 
     def _ended(self, job: Job) -> None:
         child = self._children[job]

@@ -18,20 +18,23 @@ from hakuriver.sweep.journal import (
     find_journal,
     journals_folder,
     new_id,
+    read_attempts,
     read_ends,
     read_header,
     read_marks,
 )
 from hakuriver.sweep.plan import Plan
 from hakuriver.sweep.records import Ended
+from hakuriver.sweep.remote import ClusterOptions
 from hakuriver.sweep.results import Results, record_of
 from hakuriver.sweep.run import LimitOptions, LocalRun, make_limits
 from hakuriver.sweep.targets import find_program
 from hakuriver.sweep.trees import marked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from hakuriver.sweep.cluster import ClusterRun
     from hakuriver.sweep.plan import Combination
     from hakuriver.sweep.records import Event
     from hakuriver.sweep.targets import Program
@@ -50,6 +53,7 @@ class Sweep:
         side_by_side: go through all spans at once instead of through their product.
         name: a name to find the sweep by.
         journal: where to keep its journal, instead of among the user's others.
+        cluster: where and how to run it as tasks of a cluster; without it, on this machine.
         limits: how many run at once and when to give up, as `Limits` tells.
 
     Raises:
@@ -64,6 +68,7 @@ class Sweep:
         side_by_side: bool = False,
         name: str = "",
         journal: str | os.PathLike[str] | None = None,
+        cluster: ClusterOptions | None = None,
         **limits: Unpack[LimitOptions],
     ) -> None:
         if not command:
@@ -71,6 +76,7 @@ class Sweep:
         self.plan = Plan.of(command[1:], side_by_side=side_by_side)
         self.program: Program = find_program(command[0])
         self.limits = make_limits(limits)
+        self.cluster = cluster
         sweep_id = new_id()
         self.header = Header(
             sweep_id=sweep_id,
@@ -82,7 +88,7 @@ class Sweep:
             digest=self.plan.digest,
             names=list(self.plan.names),
             folder=str(Path.cwd()),
-            on=[],
+            cluster={} if cluster is None else cluster.plain(),
         )
         self.path = Path(journal) if journal else journals_folder() / f"{sweep_id}.jsonl"
         self.resumed = False
@@ -91,7 +97,7 @@ class Sweep:
         #: Processes of an earlier run, which was killed, that have been ended.
         self.leftovers = 0
         self._marks = Marks()
-        self._run: LocalRun | None = None
+        self._run: LocalRun | ClusterRun | None = None
 
     def __repr__(self) -> str:
         return f"<Sweep {self.header.shown} of {len(self)} combinations>"
@@ -110,12 +116,17 @@ class Sweep:
         command: Sequence[str] = (),
         side_by_side: bool = False,
         journal: str | os.PathLike[str] | None = None,
+        cluster: ClusterOptions | None = None,
+        env: Mapping[str, str] | None = None,
+        config: str | None = None,
         **limits: Unpack[LimitOptions],
     ) -> Self:
         """Return an earlier sweep, to run what is missing or has failed, with the same numbers.
 
         `wanted` is its id, its name or its journal's path. Without it, it is the newest one of the
-        `command`, or the newest of all.
+        `command`, or the newest of all. A sweep on a cluster has the options it had, with `env` for
+        the values of its variables, unless `cluster` gives others; tasks that were submitted are
+        taken up, not started again.
 
         Raises:
             NotFound: there is no such sweep.
@@ -125,7 +136,18 @@ class Sweep:
         if str(Path.cwd()) != header.folder:
             raise Conflict(f"the sweep {header.shown} was run in {header.folder}: go there first")
         zipped = header.side_by_side
-        sweep = cls(header.words, side_by_side=zipped, name=header.name, journal=path, **limits)
+        if cluster is None and header.cluster:
+            cluster = ClusterOptions.from_plain(header.cluster, env or {}, config)
+        if cluster is not None and not header.cluster:
+            raise Conflict(f"the sweep {header.shown} is one of this machine: leave --on away")
+        sweep = cls(
+            header.words,
+            side_by_side=zipped,
+            name=header.name,
+            journal=path,
+            cluster=cluster,
+            **limits,
+        )
         if sweep.plan.digest != header.digest:
             raise Conflict(f"the sweep {header.shown} has other values by now: a file has changed")
         if command and (list(command) != header.words or (side_by_side and not zipped)):
@@ -160,19 +182,16 @@ class Sweep:
 
     def events(self) -> Generator[Event]:
         """Run all that is missing and tell what happens; closing this ends what runs."""
-        with self._journal() as journal:
-            if self.resumed:
-                self.leftovers = _end_leftovers(self.header.sweep_id)
-            with LocalRun(self.plan, self.program, self.limits, self.header.sweep_id) as run:
-                self._run = run
-                if self.stopped:
-                    run.stop()
-                for event in run.events(self.missing()):
-                    if isinstance(event, Ended) and not event.again:
-                        journal.add(event)
-                        self._marks[event.index] = Marks.OK if event.ok else Marks.FAILED
-                    yield event
-                self.stopped = run.stopped
+        with self._journal() as journal, self._runner(journal) as run:
+            self._run = run
+            if self.stopped:
+                run.stop()
+            for event in run.events(self.missing()):
+                if isinstance(event, Ended) and not event.again:
+                    journal.add(event)
+                    self._marks[event.index] = Marks.OK if event.ok else Marks.FAILED
+                yield event
+            self.stopped = run.stopped
 
     def run(self, on_event: Callable[[Event], None] | None = None) -> Results:
         """Run all that is missing and return the results of all that have ended.
@@ -209,6 +228,24 @@ class Sweep:
         journal = Journal.create(self.path, self.header)
         self.resumed = True
         return journal
+
+    def _runner(self, journal: Journal) -> LocalRun | ClusterRun:
+        sweep_id = self.header.sweep_id
+        if self.cluster is None:
+            self.leftovers = _end_leftovers(sweep_id)
+            return LocalRun(self.plan, self.program, self.limits, sweep_id)
+        # Imported here: a sweep on this machine needs no HTTP.
+        from hakuriver.sweep.cluster import ClusterRun  # noqa: PLC0415
+
+        return ClusterRun(
+            self.plan,
+            self.program,
+            self.limits,
+            sweep_id,
+            options=self.cluster,
+            journal=journal,
+            attempts=read_attempts(self.path),
+        )
 
     def _make_folder(self) -> None:
         folder = self.limits.out_dir

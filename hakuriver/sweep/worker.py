@@ -1,6 +1,7 @@
 """What calls a Python function for a sweep: a process that imports once and is used again.
 
-Run as ``python -P -m hakuriver.sweep.worker MODULE:FUNCTION``. Descriptor 3 brings the calls, a
+With ``--once`` before the name it makes one call, whose arguments follow. Else it is run as
+``python -P -m hakuriver.sweep.worker MODULE:FUNCTION``. Descriptor 3 brings the calls, a
 JSON list of arguments a line; descriptor 4 takes an answer a line: ``{"code": …, "value": …}``.
 
 The arguments are text, as a program would get them. A parameter that is annotated with ``int``,
@@ -66,7 +67,7 @@ def converters(function: Callable[..., object]) -> Callable[[Sequence[str]], lis
         signature = inspect.signature(function)
         hints = get_type_hints(function)
     except (TypeError, ValueError, NameError):
-        return list
+        return _as_they_are
 
     def convert(words: Sequence[str]) -> list[object]:
         try:
@@ -81,6 +82,10 @@ def converters(function: Callable[..., object]) -> Callable[[Sequence[str]], lis
         return arguments
 
     return convert
+
+
+def _as_they_are(texts: Sequence[str]) -> list[object]:
+    return list(texts)
 
 
 def _converted(name: str, text: str, hint: object) -> object:
@@ -129,6 +134,18 @@ def _plain(value: object) -> object:
     return None
 
 
+def once(name: str, texts: Sequence[str]) -> int:
+    """Make one call, as a program that runs it alone; return its exit code."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = load(name)
+    except BaseException:  # noqa: BLE001 - an import may raise anything, even an exit
+        traceback.print_exc()
+        return 1
+    code = call(function, converters(function), texts)["code"]
+    return code if isinstance(code, int) else 1
+
+
 def main() -> None:
     """Answer calls until there are no more."""
     # Whoever is called may write on what it likes, but not among the answers.
@@ -142,7 +159,7 @@ def main() -> None:
     answers = os.fdopen(_ANSWERS, "w", encoding="utf-8")
     with calls, answers, contextlib.suppress(BrokenPipeError):
         function: Callable[..., object] | None = None
-        convert: Callable[[Sequence[str]], list[object]] = list
+        convert: Callable[[Sequence[str]], list[object]] = _as_they_are
         for line in calls:
             answer: dict[str, object] = {"code": 1}
             try:
@@ -161,4 +178,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--once":
+        sys.exit(once(sys.argv[2], sys.argv[3:]))
     main()

@@ -33,7 +33,7 @@ HEADER = Header(
     digest="d",
     names=["p1"],
     folder="/",
-    on=[],
+    cluster={},
 )
 
 

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.harness import ids_in
+from support.processes import run_hakuriver, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.harness import Cluster
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def hakurun(
+    cluster: Cluster, cwd: Path, *args: str, check: int = 0
+) -> subprocess.CompletedProcess[str]:
+    env = {**cluster.env, "XDG_STATE_HOME": str(cwd / "state")}
+    return run_hakuriver("hakurun", *args, env=env, cwd=cwd, check=check, timeout=60)
+
+
+def on(cluster: Cluster, *targets: str) -> list[str]:
+    return ["-c", str(cluster.config), *(word for one in targets for word in ("--on", one))]
+
+
+def tasks_of(cluster: Cluster, sweep_id: str) -> list[dict[str, object]]:
+    tasks: list[dict[str, object]] = cluster.get(f"/api/tasks?name={sweep_id}&limit=1000")["tasks"]
+    return tasks
+
+
+def sweep_id_in(cwd: Path) -> str:
+    return max(path.stem for path in (cwd / "state" / "hakuriver" / "sweeps").glob("*.jsonl"))
+
+
+def test_a_sweep_is_spread_over_its_targets(cluster: Cluster, tmp_path: Path) -> None:
+    script = 'echo "$1 on $HAKURIVER_NODE $HAKURUN_INDEX"; exit $2'
+    done = hakurun(
+        cluster,
+        tmp_path,
+        *on(cluster, "node1:0", "node2"),
+        *("sh", "-c", script, "sh", "span:[a,b,c]", "span:{0..1}"),
+        check=1,
+    )
+    lines = sorted(done.stdout.splitlines())
+    assert [line.partition(" on ")[0] for line in lines] == [
+        "[1 a 0] a",
+        "[2 a 1] a",
+        "[3 b 0] b",
+        "[4 b 1] b",
+        "[5 c 0] c",
+        "[6 c 1] c",
+    ]
+    assert {line.split()[-2] for line in lines} == {"node1", "node2"}
+    assert [line.split()[-1] for line in lines] == ["1", "2", "3", "4", "5", "6"]
+    assert "3 of 6 completed, 3 failed" in done.stderr
+    records = json.loads(hakurun(cluster, tmp_path, "results", "--json").stdout)
+    assert [record["exit_code"] for record in records] == [0, 1, 0, 1, 0, 1]
+    tasks = tasks_of(cluster, sweep_id_in(tmp_path))
+    assert {record["task_id"] for record in records} == {task["task_id"] for task in tasks}
+    assert {record["target"] for record in records} == {"node1:0", "node2"}
+
+
+def test_functions_scripts_and_files(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "mod.py").write_text("def f(x: int): print('f', x + 1)\n")
+    (tmp_path / "s.py").write_text("import sys; print('s', sys.argv[1:])\n")
+    more = [*on(cluster, "node1"), "--workdir", str(tmp_path), "--python", sys.executable]
+    done = hakurun(cluster, tmp_path, *more, "mod:f", "span:{1..2}")
+    assert sorted(done.stdout.splitlines()) == ["[1 1] f 2", "[2 2] f 3"]
+    hakurun(cluster, tmp_path, *more, "--out-dir", "out", "s.py", "span:{1..2}", "x y")
+    assert (tmp_path / "out" / "2.out").read_text() == "s ['2', 'x y']\n"
+
+
+def test_after_the_client_was_gone_nothing_runs_twice(cluster: Cluster, tmp_path: Path) -> None:
+    """Killed at several moments, also before it knew any id: each combination has one task."""
+    ran = tmp_path / "ran"
+    script = f"echo $1 >> {ran}; while ! test -e {tmp_path}/go; do sleep 0.05; done; echo out $1"
+    command = ["sh", "-c", script, "sh", "span:{1..6}"]
+    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
+    journals = tmp_path / "state" / "hakuriver" / "sweeps"
+
+    def text() -> str:
+        return "".join(path.read_text() for path in journals.glob("*.jsonl"))
+
+    for turn, mark in enumerate(('"q":0', '"q":1', '"i":0', '"i":1')):
+        resume = ["--resume"] if turn else []
+        words = [*resume, *on(cluster, "node1", "node2"), *command]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hakuriver", "hakurun", *words],
+            env=env,
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda mark=mark: mark in text(), interval=0.0005)  # type: ignore[misc]
+        process.kill()
+        process.wait(timeout=10)
+    wait_until(lambda: ran.exists() and len(ran.read_text().split()) >= 2)
+    (tmp_path / "go").touch()
+    done = hakurun(cluster, tmp_path, "--resume", "-c", str(cluster.config))
+    assert "6 of 6 completed" in done.stderr
+    assert sorted(ran.read_text().split()) == ["1", "2", "3", "4", "5", "6"]
+    assert len(tasks_of(cluster, sweep_id_in(tmp_path))) == 6
+    records = json.loads(hakurun(cluster, tmp_path, "results", "--json").stdout)
+    assert [record["last_line"] for record in records] == [f"out {n}" for n in range(1, 7)]
+
+
+def test_an_interrupt_leaves_the_tasks_and_failures_end_them(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    script = f"test $1 = 1 && exit 3; while ! test -e {tmp_path}/go; do sleep 0.05; done"
+    command = ["sh", "-c", script, "sh", "span:{1..2}"]
+    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hakuriver", "hakurun", *on(cluster, "node1", "node2"), *command],
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    wait_until(lambda: "failed" in process.stderr.readline())  # type: ignore[union-attr]
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    assert process.returncode == 130
+    assert "submitted go on" in said
+    assert "running" in {task["status"] for task in tasks_of(cluster, sweep_id_in(tmp_path))}
+    again = [*shlex.split(said.split("`")[1])[1:], "-c", str(cluster.config), "--fail-fast"]
+    done = hakurun(cluster, tmp_path, *again, check=1)
+    assert "stopped after too many failures" in done.stderr
+    sweep_id = sweep_id_in(tmp_path)
+    wait_until(lambda: all(task["completed_at"] for task in tasks_of(cluster, sweep_id)))
+    assert "killed" in {task["status"] for task in tasks_of(cluster, sweep_id)}
+
+
+def test_a_target_that_cannot_be_is_told_before_anything_runs(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    done = hakurun(cluster, tmp_path, *on(cluster, "nosuch"), "true", check=1)
+    assert "no node nosuch" in done.stderr
+    done = hakurun(cluster, tmp_path, *on(cluster, "node1:7"), "true", check=1)
+    assert "no NUMA node 7" in done.stderr
+    done = hakurun(cluster, tmp_path, "--cores", "2", "true", check=2)
+    assert "goes with --on" in done.stderr
+
+
+def test_the_client_swept_over_and_a_sweep_as_a_task(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("import sys; print(sys.argv[1]); sys.exit(sys.argv[1] == 'Q')")
+    submit = ["hakuriver.client", "-c", str(cluster.config), "--target", "node1", "--cores", "1"]
+    done = hakurun(cluster, tmp_path, *submit, "--", "python3", "s.py", "span:{1..10}")
+    assert len(ids_in(done.stdout)) == 10
+    cluster.kill_unfinished()
+    hakurun_here = [sys.executable, "-m", "hakuriver", "hakurun"]
+    task = cluster.run_client(
+        *("--target", "node2", "--workdir", str(tmp_path), "--follow", "--"),
+        *(*hakurun_here, "--parallel", "python3", "s.py", "span:{A..Z}"),
+    )
+    assert task.returncode == 1
+    assert len(task.stdout.splitlines()) == 26
+    assert "25 of 26 completed, 1 failed" in task.stderr
+    assert os.environ.get("HAKURIVER_CORES") is None
