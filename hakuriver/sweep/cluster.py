@@ -291,7 +291,7 @@ class ClusterRun:
         for output in job.rest():
             await self._put_output(job, output)
         end = _end_of(flight, view, again=flight.tries <= self._limits.retries)
-        self._lanes.at(flight.target).ends(job.index)
+        self._lanes.at(flight.target).ends(job.index, end.seconds)
         self._flights.pop(job.index, None)
         self._attempts.open.pop(job.index, None)
         if end.again:

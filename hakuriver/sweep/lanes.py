@@ -16,22 +16,32 @@ if TYPE_CHECKING:
 
 #: So many tasks are in flight at most, each with two logs that are followed.
 MAX_FLYING = 200
+_MOMENT = 1.0
+_QUICK_ONES = 8
 
 
 @dataclass(slots=True)
 class Lane:
-    """A target: how many tasks had room there at first, and which of ours wait and run there."""
+    """A target: how many tasks had room there at first, and which of ours wait and run there.
+
+    `quick` says that the last one took no longer than a moment.
+    """
 
     target: str
     room: int
+    quick: bool = False
     waiting: set[int] = field(default_factory=set[int])
     running: set[int] = field(default_factory=set[int])
     closed: bool = False
 
     @property
     def free(self) -> int:
-        """How many more may wait here: as many as had room, and one where none had."""
-        return 0 if self.closed else max(0, max(1, self.room) - len(self.waiting))
+        """How many more may wait here: as many as had room, and one where none had.
+
+        Of quick ones there are more, or the way to the host and back would be what they take.
+        """
+        most = max(1, self.room) * (_QUICK_ONES if self.quick else 1)
+        return 0 if self.closed else max(0, most - len(self.waiting))
 
     @property
     def load(self) -> float:
@@ -44,8 +54,10 @@ class Lane:
             self.waiting.remove(index)
             self.running.add(index)
 
-    def ends(self, index: int) -> None:
-        """Take note that a task has ended."""
+    def ends(self, index: int, seconds: float | None = None) -> None:
+        """Take note that a task has ended, and how long it ran if it did."""
+        if seconds is not None:
+            self.quick = seconds < _MOMENT
         self.waiting.discard(index)
         self.running.discard(index)
 

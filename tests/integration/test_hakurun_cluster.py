@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(90)
 
 
+#: Runs hakurun up to the moment when the host has its tasks and the journal no id of them.
+DIES_BEFORE_IDS = """
+import os, sys
+from hakuriver.cli.hakurun import main
+from hakuriver.sweep.journal import Journal
+write = Journal.write
+Journal.write = lambda self, line, **more: os._exit(9) if "i" in line else write(self, line, **more)
+main(sys.argv[1:])
+"""
+
+
 def hakurun(
     cluster: Cluster, cwd: Path, *args: str, check: int = 0
 ) -> subprocess.CompletedProcess[str]:
@@ -90,11 +101,20 @@ def test_after_the_client_was_gone_nothing_runs_twice(cluster: Cluster, tmp_path
     def text() -> str:
         return "".join(path.read_text() for path in journals.glob("*.jsonl"))
 
-    for turn, mark in enumerate(('"q":0', '"q":1', '"i":0', '"i":1')):
-        resume = ["--resume"] if turn else []
-        words = [*resume, *on(cluster, "node1", "node2"), *command]
+    words = [*on(cluster, "node1", "node2"), *command]
+    dies = subprocess.run(
+        [sys.executable, "-c", DIES_BEFORE_IDS, *words],
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    assert dies.returncode == 9
+    assert '"i":' not in text()
+    assert len(tasks_of(cluster, sweep_id_in(tmp_path))) == 2
+    for mark in ('"i":0', '"i":1'):
         process = subprocess.Popen(
-            [sys.executable, "-m", "hakuriver", "hakurun", *words],
+            [sys.executable, "-m", "hakuriver", "hakurun", "--resume", *words],
             env=env,
             cwd=tmp_path,
             stderr=subprocess.DEVNULL,
@@ -154,7 +174,9 @@ def test_a_target_that_cannot_be_is_told_before_anything_runs(
 def test_the_client_swept_over_and_a_sweep_as_a_task(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "s.py").write_text("import sys; print(sys.argv[1]); sys.exit(sys.argv[1] == 'Q')")
     submit = ["hakuriver.client", "-c", str(cluster.config), "--target", "node1", "--cores", "1"]
-    done = hakurun(cluster, tmp_path, *submit, "--", "python3", "s.py", "span:{1..10}")
+    done = hakurun(
+        cluster, tmp_path, "--parallel", *submit, "--", "python3", "s.py", "span:{1..10}"
+    )
     assert len(ids_in(done.stdout)) == 10
     cluster.kill_unfinished()
     hakurun_here = [sys.executable, "-m", "hakuriver", "hakurun"]

@@ -27,6 +27,18 @@ def test_one_waits_where_there_was_no_room_and_none_where_it_is_closed() -> None
     assert lanes.at("of an earlier pass").closed
 
 
+def test_of_quick_tasks_more_wait() -> None:
+    lanes = Lanes([Lane("one", 1)])
+    lane = lanes.take(0)
+    assert lane is not None
+    lane.ends(0, 0.01)
+    assert [lanes.take(index) for index in range(9)] == [lane] * 8 + [None]
+    for index in range(8):
+        lane.starts(index)
+    lane.ends(0, 3600.0)
+    assert [lanes.take(9), lanes.take(10)] == [lane, None]
+
+
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.data())
 def test_never_more_than_there_is_room_for(rooms: list[int], data: st.DataObject) -> None:
     lanes = Lanes([Lane(str(number), room) for number, room in enumerate(rooms)])
