@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from hakuriver.host.store import Store
-from hakuriver.model.nodes import NodeInfo, NumaNode
 from hakuriver.model.tasks import FINAL, TaskState
 from hakuriver.runner import supervision
 from hakuriver.runner.exits import decide
+from support.modelled.ground import GIB, NODES, TARGETS, empty_database, fast_folder
 from support.modelled.host import Host
 from support.modelled.loop import HandTurned
 from support.modelled.node import Machine, Node
@@ -38,18 +37,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-GIB = 1 << 30
-NODES = {
-    "a": NodeInfo(
-        version="0",
-        launcher="process",
-        cpus=(0, 1, 2),
-        memory_bytes=2 * GIB,
-        numa_topology={"0": NumaNode((0, 1), GIB), "1": NumaNode((2,), GIB)},
-    ),
-    "b": NodeInfo(version="0", launcher="process", cpus=(7,), memory_bytes=GIB),
-}
-TARGETS: list[list[str] | None] = [None, ["a"], ["a:0"], ["a:1"], ["b"], ["a", "b", "a"]]
 LOST = TaskState.LOST.value
 FINALS = {state.value for state in FINAL}
 CERTAIN = FINALS - {LOST}
@@ -63,22 +50,13 @@ picks = st.integers(0, 7)
 lulls = st.sampled_from([0, 1, 2, 3, 4, 6, 9, ALL, ALL, ALL])
 
 
-@cache
-def _empty() -> bytes:
-    """Return an empty database: to make one costs more than most examples."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "host.db"
-        Store(path, cluster_id="cluster").close()
-        return path.read_bytes()
-
-
 class Protocol(RuleBasedStateMachine):
     """One host and two nodes, from an empty database to the last word about every task."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(dir=_fast()))
-        (self.root / "host.db").write_bytes(_empty())
+        self.root = Path(tempfile.mkdtemp(dir=fast_folder()))
+        (self.root / "host.db").write_bytes(empty_database())
         self.loop = HandTurned()
         self.host = Host(self.root / "host.db", self.spawn)
         self.reachable = dict.fromkeys(NODES, True)
@@ -518,8 +496,3 @@ def _chosen(ids: Any, pick: int) -> int:
 
 def _end_well(machine: Machine, task_id: int) -> None:
     machine.end(task_id, 0)
-
-
-def _fast() -> str | None:
-    """Return a folder in memory where there is one: this reads and writes much."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
