@@ -72,7 +72,7 @@ class Protocol(RuleBasedStateMachine):
         #: Tasks whose end or start an old copy of the database, or a power cut, made doubtful.
         self.may_start_again: set[int] = set()
         self.may_be_lost: set[int] = set()
-        self.was_restored = self.was_faulty = False
+        self.was_restored = self.was_faulty = self.was_cut = False
         self.copy: Path | None = None
         self.generation, supervision._GENERATION = supervision._GENERATION, 2
 
@@ -287,6 +287,7 @@ class Protocol(RuleBasedStateMachine):
         if node.is_up:
             self._crash_runner(name, up)
         node.machine.lose_power(keep)
+        self.was_cut = True
         # What had ended and was told nobody yet may be told as lost.
         self.may_be_lost |= {key for key in node.machine.ends if key not in self.certain}
 
@@ -477,7 +478,9 @@ class Protocol(RuleBasedStateMachine):
         truths = {(end.status.value, end.exit_code) for end in decided}
         truths |= {(LOST, None)} if None in ends else set()
         if not ends:
-            assert status in ("killed", "failed"), f"{task_id} never ran, but is {status}"
+            # After a power cut nobody may know any more that it was refused.
+            lost = status == LOST and self.was_cut
+            assert lost or status in ("killed", "failed"), f"{task_id} never ran, but is {status}"
             asked = task_id in self.host.killed or self.was_restored
             assert asked if status == "killed" else self.was_faulty, f"{task_id}: {status}"
             return
