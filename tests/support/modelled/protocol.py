@@ -476,7 +476,6 @@ class Protocol(RuleBasedStateMachine):
         ends = [end for node in self.nodes.values() for end in node.machine.ends.get(task_id, [])]
         decided = [decide(end) for end in ends if end is not None]
         truths = {(end.status.value, end.exit_code) for end in decided}
-        truths |= {(LOST, None)} if None in ends else set()
         if not ends:
             # After a power cut nobody may know any more that it was refused.
             lost = status == LOST and self.was_cut
@@ -488,7 +487,7 @@ class Protocol(RuleBasedStateMachine):
             truths |= {(LOST, None), ("failed", None), ("killed", None)}
         if None in ends:
             # Whether it had begun nobody knows who was not told: "start interrupted".
-            truths.add(("failed", None))
+            truths |= {(LOST, None), ("failed", None)}
         assert (status, code) in truths, f"{task_id} is {status} {code}, in truth {truths}"
 
 
