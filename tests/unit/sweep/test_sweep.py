@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
