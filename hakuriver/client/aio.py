@@ -5,6 +5,7 @@ Ends of tasks are pushed by the host over one stream; nothing here polls.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
         TaskView,
     )
 
+# So soon the news of what was just submitted is here, in seconds.
+_NEWS = 0.05
 _PAGE = 1000
 
 
@@ -196,8 +199,16 @@ class AsyncClient:
             if len(answers) != len(ready_ones):
                 raise HostFault(f"the host at {self.address} did not answer every submission")
             batches = list(map(self._answered, ready_ones, answers))
-            for request, batch in zip(asked, batches, strict=True):
-                if request.idempotency_key is not None and batch:
+            named = [
+                batch
+                for request, batch in zip(asked, batches, strict=True)
+                if request.idempotency_key is not None and batch
+            ]
+            if named:
+                # Those that are new are heard of by now; asking after each would take longer.
+                await asyncio.sleep(_NEWS)
+            for batch in named:
+                if any(task.view.rev == 0 for task in batch):
                     await self._renew(batch)
             return batches
 

@@ -79,6 +79,19 @@ def test_the_quickstart_runs(tmp_path: Path) -> None:
     check_no_leftovers(tmp_path)
 
 
+@pytest.mark.timeout(120)
+def test_the_sweep_runs(tmp_path: Path) -> None:
+    done = execute(REPOSITORY / "notebooks" / "sweep.ipynb", tmp_path / "out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("9 of 9", "first of green", "6 squared is 36, on node", "6 results", "is down"):
+        assert words in done.stdout
+    assert "['node1', 'node2']" in done.stdout
+    cells = read(tmp_path / "out" / "sweep.ipynb")["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    check_no_leftovers(tmp_path)
+
+
 def test_a_notebook_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "failing.ipynb"
     path.write_text(
