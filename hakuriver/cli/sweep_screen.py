@@ -112,4 +112,6 @@ def words(end: Ended) -> str:
     if end.exit_code is not None:
         signal = end.exit_code < 0
         said = f"ended by signal {-end.exit_code}" if signal else f"exit code {end.exit_code}"
+    if said in end.reason:
+        said = ""
     return ", ".join(part for part in (end.reason, said) if part)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from hakuriver.client.building import RunOptions, command_request
 from hakuriver.client.follow import AsyncOutput, follow_async
-from hakuriver.client.outcome import cause, is_final
+from hakuriver.client.outcome import is_final
 from hakuriver.client.portal import Drain
 from hakuriver.client.sync import Client
 from hakuriver.errors import Conflict, HakuRiverError, NotFound
@@ -328,10 +328,13 @@ def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _end_of(flight: _Flight, view: TaskView, *, again: bool) -> Ended:
     ok = view.status is TaskState.COMPLETED
-    reason = "" if ok else cause(view)
+    reason = "" if ok else view.reason or ""
     if view.status not in (TaskState.COMPLETED, TaskState.FAILED):
         reason = f"{view.status.value}: {reason}" if reason else view.status.value
     code = 0 if ok else view.exit_code
+    if reason == f"exit code {code}":
+        # Nothing more than the code itself says.
+        reason = ""
     return Ended(
         flight.job.index,
         # A task that was killed may have ended well just so.

@@ -74,7 +74,7 @@ class Sweep:
         if not command:
             raise InvalidRequest("command", "is empty")
         self.plan = Plan.of(command[1:], side_by_side=side_by_side)
-        self.program: Program = find_program(command[0])
+        self.program: Program = find_program(command[0], here=cluster is None)
         self.limits = make_limits(limits)
         self.cluster = cluster
         sweep_id = new_id()

@@ -58,12 +58,23 @@ class Program:
         return f"{self.kind.value} {self.place}"
 
 
-def find_program(name: str) -> Program:
-    """Return what `name` means here, by the rule above.
+def find_program(name: str, *, here: bool = True) -> Program:
+    """Return what `name` means, by the rule above.
+
+    What is to run elsewhere than `here`, and is nothing here, is a program there.
 
     Raises:
         InvalidRequest: it is nothing that can be run.
     """
+    try:
+        return _find(name)
+    except InvalidRequest:
+        if here or not name or _FUNCTION.match(name):
+            raise
+        return Program(name, Kind.PROGRAM, (name,), f"{name} of the nodes")
+
+
+def _find(name: str) -> Program:
     program = shutil.which(name) if os.sep not in name else None
     called = _FUNCTION.match(name)
     if called and program is None:

@@ -73,6 +73,7 @@ def test_a_sweep_is_spread_over_its_targets(cluster: Cluster, tmp_path: Path) ->
     assert {line.split()[-2] for line in lines} == {"node1", "node2"}
     assert [line.split()[-1] for line in lines] == ["1", "2", "3", "4", "5", "6"]
     assert "3 of 6 completed, 3 failed" in done.stderr
+    assert "hakurun: failed: [6 c 1] exit code 1" in done.stderr.splitlines()
     records = json.loads(hakurun(cluster, tmp_path, "results", "--json").stdout)
     assert [record["exit_code"] for record in records] == [0, 1, 0, 1, 0, 1]
     tasks = tasks_of(cluster, sweep_id_in(tmp_path))
@@ -167,6 +168,8 @@ def test_a_target_that_cannot_be_is_told_before_anything_runs(
     assert "no node nosuch" in done.stderr
     done = hakurun(cluster, tmp_path, *on(cluster, "node1:7"), "true", check=1)
     assert "no NUMA node 7" in done.stderr
+    done = hakurun(cluster, tmp_path, *on(cluster, "node1"), "only-on-nodes", check=127)
+    assert "not found" in done.stderr
     done = hakurun(cluster, tmp_path, "--cores", "2", "true", check=2)
     assert "goes with --on" in done.stderr
 

@@ -79,3 +79,10 @@ def test_what_cannot_be_run_is_refused_by_name(here: Path, name: str, words: str
     (here / "plain").write_text("")
     with pytest.raises(InvalidRequest, match=words):
         find_program(name)
+
+
+def test_what_is_nothing_here_may_be_a_program_elsewhere() -> None:
+    assert find_program("nothing-of-this-name", here=False).command == ("nothing-of-this-name",)
+    assert find_program("./missing", here=False).kind is Kind.PROGRAM
+    with pytest.raises(InvalidRequest, match="no module"):
+        find_program("nothing_here:function", here=False)
