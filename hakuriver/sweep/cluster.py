@@ -82,6 +82,7 @@ class ClusterRun:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(_AHEAD)
         self._error: BaseException | None = None
         self._lanes = Lanes(())
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._again: deque[tuple[int, int]] = deque()
         self._room = asyncio.Event()
         self._flights: dict[int, _Flight] = {}
@@ -104,8 +105,11 @@ class ClusterRun:
     def stop(self) -> None:
         """Submit no more and wait no longer; what was submitted goes on."""
         self.stopped = True
-        with suppress(HakuRiverError):
-            self._client.portal.schedule(self._events.put(None))
+        loop = self._loop
+        if loop is not None:
+            # Of all ways to the loop this one takes no lock, which a signal may find taken.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._wake_reader)
 
     def events(self, indexes: Iterable[int]) -> Generator[Event]:
         """Run the combinations of these numbers, and tell what happens.
@@ -120,11 +124,16 @@ class ClusterRun:
             yield from events
 
     async def _run(self, client: AsyncClient, indexes: Iterator[int]) -> AsyncGenerator[Event]:
+        self._loop = asyncio.get_running_loop()
         self._lanes = lanes_of(self._options.on, await client.nodes(), self._options.cores)
+        if self.stopped:
+            return
         worker = asyncio.create_task(self._work(client, indexes))
         try:
             while (event := await self._events.get()) is not None:
                 yield event
+                if self.stopped and not self._too_many:
+                    break
             if self._too_many:
                 await self._kill_all(client)
             if self._error is not None:
@@ -132,6 +141,11 @@ class ClusterRun:
         finally:
             worker.cancel()
             await asyncio.wait({worker})
+
+    def _wake_reader(self) -> None:
+        # Where it is full, the reader is awake.
+        with suppress(asyncio.QueueFull):
+            self._events.put_nowait(None)
 
     async def _work(self, client: AsyncClient, indexes: Iterator[int]) -> None:
         try:
