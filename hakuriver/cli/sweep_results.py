@@ -123,12 +123,17 @@ def _write_parquet(records: Iterator[Record], path: Path) -> int:
         raise ConfigError(
             "Parquet needs pyarrow: pip install 'hakuriver-jupyter[parquet]'"
         ) from None
-    rows: list[dict[str, Any]] = [
-        {**record, "value": None if record["value"] is None else json.dumps(record["value"])}
-        for record in records
-    ]
+    rows = [{name: _plain(name, value) for name, value in record.items()} for record in records]
     try:
         parquet.write_table(arrow.Table.from_pylist(rows), path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}") from None
     return 0
+
+
+def _plain(name: str, value: object) -> object:
+    """Return what a column of one type can hold."""
+    if name == "value" and value is not None:
+        return json.dumps(value)
+    # A parameter may have bytes in it that are no text.
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -107,6 +107,8 @@ def find_journal(wanted: str | None) -> tuple[Path, Header]:
     for path, header in all_journals():
         if wanted is None or wanted in (header.sweep_id, header.name):
             return path, header
+    if wanted and Path(wanted).is_file():
+        return Path(wanted), read_header(Path(wanted))
     raise NotFound(f"there is no sweep {wanted}" if wanted else "there is no sweep yet")
 
 

@@ -240,6 +240,15 @@ def test_what_a_killed_run_left_is_ended_first(here: Path) -> None:
     events.close()
 
 
+def test_a_journal_is_found_by_its_path(here: Path) -> None:
+    sweep = Sweep(["true"], journal="j")
+    sweep.run()
+    for wanted in ("j", "./j", str(here / "j")):
+        assert find_journal(wanted)[1] == sweep.header
+    with pytest.raises(NotFound, match="no sweep yet"):
+        find_journal(None)
+
+
 def test_options_that_make_no_sense() -> None:
     with pytest.raises(InvalidRequest, match="jobs"):
         Sweep(["true"], jobs=0)
