@@ -61,7 +61,12 @@ class Header:
 
 def new_id() -> str:
     """Return an id that no other sweep has; later ones sort after earlier ones."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    now = time.time()
+    # Of the six digits the first three are the part of the second: two may begin within one.
+    part = int(now % 1 * 4096)
+    return (
+        f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{part:03x}{secrets.token_hex(2)[1:]}"
+    )
 
 
 def journals_folder() -> Path:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Seconds between two updates, and how many rows there are at most.
 _PACE = 0.2
+_CALM = 0.8
 _ROWS = 30
 _WIDEST = 80
 
@@ -34,7 +35,7 @@ class SweepView:
         self._failed: list[int] = []
         self._lines: dict[int, str] = {}
         self._begin = time.monotonic()
-        self._next = 0.0
+        self._next, self._changed = 0.0, False
 
     def take(self, event: Event) -> None:
         """Take what happened, and show it if the last look was not just now."""
@@ -46,7 +47,14 @@ class SweepView:
                 self._lines[event.index] = next((each for each in lines[::-1] if each.strip()), "")
             case Ended():
                 self._take_end(event)
+        self._changed = True
         if self._live and time.monotonic() >= self._next:
+            self.show()
+
+    def refresh(self) -> None:
+        """Show what has changed since; times alone are worth a look every second."""
+        due = self._next if self._changed else self._next + _CALM
+        if self._live and time.monotonic() >= due:
             self.show()
 
     def _take_end(self, event: Ended) -> None:
@@ -64,7 +72,7 @@ class SweepView:
 
     def show(self) -> None:
         """Show how it stands now."""
-        self._next = time.monotonic() + _PACE
+        self._next, self._changed = time.monotonic() + _PACE, False
         head = self._head()
         sweep = self._sweep
         rows = tuple(self._row(index) for index in self._chosen())

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from argparse import ArgumentTypeError
 from base64 import b64encode
+from contextlib import suppress
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,16 +32,19 @@ from jupyter_ext.magics.sweep_view import SweepView
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from hakuriver.sweep.records import Event
     from hakuriver.sweep.sweep import Sweep
 
 _LINE, _CELL = "%hakurun", "%%hakurun"
 # What a brace or a bracket of a span holds is the span's, not a name to fill in.
-_SPAN = re.compile(r"span:\{[^{}]*\}")
+_SPAN = re.compile(r"span:\{[^{}\s]*\}?")
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})\Z")
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?\Z|-?\.\d+([eE][-+]?\d+)?\Z")
 #: A program's argument may have 128 KiB.
 _MAX_BODY = 90 << 10
 _DRY = 100
+# Seconds after which what is shown is brought up to date though nothing has happened.
+_LOOK = 0.25
 #: What runs a cell: it gets the kinds of the parameters, the cell, and then ``name=value`` words.
 _LOADER = """\
 import base64, json, linecache, sys, traceback
@@ -164,8 +170,7 @@ def _finish(made: Sweep, arguments: Arguments, store: Callable[[str, object], No
     place = Place()
     view = SweepView(made, place)
     try:
-        for event in made.events():
-            view.take(event)
+        _run(made, view)
     except KeyboardInterrupt:
         raise CellInterrupted(f"interrupted; {_way_back(made)}") from None
     finally:
@@ -182,6 +187,45 @@ def _finish(made: Sweep, arguments: Arguments, store: Callable[[str, object], No
             f"({first['reason'] or first['last_line'] or first['exit_code']}); {_way_back(made)}"
         )
     return None if options.out else value
+
+
+def _run(made: Sweep, view: SweepView) -> None:
+    """Run a sweep in a thread beside, so that what is shown goes on while nothing happens."""
+    news: SimpleQueue[Event | BaseException | None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            for event in made.events():
+                news.put(event)
+            news.put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            news.put(error)
+
+    thread = threading.Thread(target=work, name="sweep", daemon=True)
+    thread.start()
+    try:
+        _take_all(news, view)
+    except KeyboardInterrupt:
+        made.cancel()
+        with suppress(HakuRiverError):
+            _take_all(news, view)
+        raise
+    finally:
+        thread.join()
+
+
+def _take_all(news: SimpleQueue[Event | BaseException | None], view: SweepView) -> None:
+    while True:
+        try:
+            one = news.get(timeout=_LOOK)
+        except Empty:
+            view.refresh()
+            continue
+        if one is None:
+            return
+        if isinstance(one, BaseException):
+            raise one
+        view.take(one)
 
 
 def _way_back(made: Sweep) -> str:
