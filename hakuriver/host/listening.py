@@ -86,7 +86,14 @@ class Server(HTTPServer):
         task = asyncio.create_task(self._start(stream, address), name="a new connection")
         self._strangers.add(stream, task.cancel)
         self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        task.add_done_callback(lambda done: self._over(done, stream))
+
+    def _over(self, task: asyncio.Task[None], stream: IOStream) -> None:
+        self._starting.discard(task)
+        if task.cancelled():
+            # One that was cancelled before its first step has not closed anything itself.
+            self._strangers.forget(stream)
+            _drop(stream)
 
     async def close_all_connections(self) -> None:
         """Close those that have begun, and those that were about to."""
@@ -113,9 +120,6 @@ class Server(HTTPServer):
             logger.debug("A connection from %s came to nothing: %s", address[:1], error)
             _drop(stream)
             return
-        except asyncio.CancelledError:
-            _drop(stream)
-            raise
         finally:
             self._strangers.forget(stream)
         if begun is not None:
