@@ -62,11 +62,9 @@ class Header:
 def new_id() -> str:
     """Return an id that no other sweep has; later ones sort after earlier ones."""
     now = time.time()
-    # Of the six digits the first three are the part of the second: two may begin within one.
+    # Of the last digits the first three are the part of the second: two may begin within one.
     part = int(now % 1 * 4096)
-    return (
-        f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{part:03x}{secrets.token_hex(2)[1:]}"
-    )
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{part:03x}{secrets.token_hex(3)}"
 
 
 def journals_folder() -> Path:
