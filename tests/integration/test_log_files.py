@@ -138,6 +138,9 @@ def _check_made_or_told(cluster: Cluster, role: str, path: Path) -> None:
     process = daemon.process
     assert process is not None
     wait_until(lambda: path.exists() or process.poll() is not None, what=f"{path} or an error")
+    if process.poll() is None:
+        # It may not listen yet, so that nobody can ask it what still runs.
+        daemon.stop()
     if path.exists():
         assert _mode(path) == 0o600
         assert _mode(path.parent) & 0o077 == 0
