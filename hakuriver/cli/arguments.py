@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 from hakuriver.cli.common import add_common_options
-from hakuriver.cli.options import add_submit_options, is_unicode
+from hakuriver.cli.options import add_submit_options, is_unicode, read_count
 from hakuriver.model.tasks import TaskState
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--before", type=_text, metavar="ID", help="older than this task only")
     reading = parser.add_argument_group("with --logs")
     reading.add_argument("--stderr", action="store_true", help="the other stream")
-    reading.add_argument("--tail", type=_count, metavar="N", help="the last N lines only")
+    reading.add_argument("--tail", type=read_count, metavar="N", help="the last N lines only")
 
 
 def find_action(
@@ -183,13 +183,7 @@ def _text(text: str) -> str:
 
 
 def _limit(text: str) -> int:
-    number = _count(text)
+    number = read_count(text)
     if not 1 <= number <= _MAX_LIMIT:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_MAX_LIMIT}")
     return number
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)

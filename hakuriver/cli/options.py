@@ -46,7 +46,7 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
     )
     add_task_options(group)
     group.add_argument(
-        "--time-limit", type=_duration, metavar="D", help="end the task after D, like 90s or 2h"
+        "--time-limit", type=read_duration, metavar="D", help="end the task after D, like 90s or 2h"
     )
     group.add_argument(
         "--name", type=_name, default="", metavar="TEXT", help="a name to find it by"
@@ -212,8 +212,16 @@ def _memory(text: str) -> int:
     return _checked(parse_memory, text)
 
 
-def _duration(text: str) -> float:
+def read_duration(text: str) -> float:
+    """Return seconds; raise argparse's own error for what is no duration."""
     return _checked(parse_duration, text)
+
+
+def read_count(text: str) -> int:
+    """Return a whole number of at most nine digits; raise argparse's own error for another."""
+    if not _DIGITS.match(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
 
 
 def _cores(text: str) -> int:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options
-from hakuriver.cli.options import add_task_options, read_target
-from hakuriver.errors import HakuRiverError, InvalidRequest
-from hakuriver.model.quantities import parse_duration
+from hakuriver.cli.options import add_task_options, read_count, read_duration, read_target
+from hakuriver.errors import HakuRiverError
 from hakuriver.sweep.journal import find_journal
 
 if TYPE_CHECKING:
@@ -132,10 +131,13 @@ def _add_running(parser: argparse.ArgumentParser) -> list[str]:
         help="so many (default: the CPUs; in a task its cores); means --parallel",
     )
     group.add_argument(
-        "--retries", type=_count, default=0, metavar="N", help="try a failed one N times more"
+        "--retries", type=read_count, default=0, metavar="N", help="try a failed one N times more"
     )
     group.add_argument(
-        "--timeout", type=_duration, metavar="D", help="end one that takes longer than D, like 90s"
+        "--timeout",
+        type=read_duration,
+        metavar="D",
+        help="end one that takes longer than D, like 90s",
     )
     group.add_argument("--fail-fast", action="store_true", help="end all at the first failure")
     group.add_argument("--max-failures", type=_jobs, metavar="N", help="end all when N have failed")
@@ -180,21 +182,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> list[str]:
     ]
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
-
-
 def _jobs(text: str) -> int:
-    number = _count(text)
+    number = read_count(text)
     if not 1 <= number <= _MAX_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_MAX_JOBS}")
     return number
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except InvalidRequest as error:
-        raise argparse.ArgumentTypeError(error.reason) from None

@@ -31,10 +31,7 @@ _ROWS = 1000
 def results(arguments: Sequence[str]) -> int:
     """Show the results of the sweep that is named, else of the newest; return the exit code."""
     options = _make_parser().parse_args(arguments)
-    path, header = find_journal(options.sweep)
-    records = read_records(path, extract=options.extract)
-    if options.failed:
-        records = (record for record in records if record["exit_code"] != 0)
+    records, header = chosen(options)
     if options.parquet:
         return _write_parquet(records, options.parquet)
     if options.csv:
@@ -44,13 +41,8 @@ def results(arguments: Sequence[str]) -> int:
     return _print_table(records, header, extract=options.extract is not None)
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        f"{NAME} results",
-        allow_abbrev=False,
-        description="Show parameters, exit codes, durations and last lines of a sweep.",
-    )
-    add_common_options(parser)
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add which results are wanted, for `chosen`."""
     parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="its id, name or journal's path")
     parser.add_argument(
         "--extract",
@@ -59,6 +51,30 @@ def _make_parser() -> argparse.ArgumentParser:
         "group if it has one",
     )
     parser.add_argument("--failed", action="store_true", help="only those that failed")
+
+
+def chosen(options: argparse.Namespace) -> tuple[Iterator[Record], Header]:
+    """Return the records that are wanted, and what sweep they are of.
+
+    Raises:
+        NotFound: there is no such sweep.
+        InvalidRequest: the pattern is none.
+    """
+    path, header = find_journal(options.sweep)
+    records = read_records(path, extract=options.extract)
+    if options.failed:
+        records = (record for record in records if record["exit_code"] != 0)
+    return records, header
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        f"{NAME} results",
+        allow_abbrev=False,
+        description="Show parameters, exit codes, durations and last lines of a sweep.",
+    )
+    add_common_options(parser)
+    add_choice(parser)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--csv", action="store_true", help="print CSV")
     group.add_argument("--json", action="store_true", help="print nothing but JSON on stdout")

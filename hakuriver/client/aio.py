@@ -179,7 +179,7 @@ class AsyncClient:
         async with self._watcher.adding():
             batch = self._batch(request, await self.cluster.submit(request))
             if named:
-                await self._renew(batch)
+                await self._renew([batch])
             return batch
 
     async def submit_many(self, requests: Iterable[SubmitRequest]) -> list[AsyncBatch]:
@@ -204,12 +204,7 @@ class AsyncClient:
                 for request, batch in zip(asked, batches, strict=True)
                 if request.idempotency_key is not None and batch
             ]
-            if named:
-                # Those that are new are heard of by now; asking after each would take longer.
-                await asyncio.sleep(_NEWS)
-            for batch in named:
-                if any(task.view.rev == 0 for task in batch):
-                    await self._renew(batch)
+            await self._renew(named)
             return batches
 
     async def rerun(self, task_id: str | int, **options: Unpack[RerunOptions]) -> AsyncTask:
@@ -303,10 +298,15 @@ class AsyncClient:
         tasks = [AsyncTask(self._watcher, watch) for watch in watches]
         return AsyncBatch(reply.batch_id, tasks, reply.failed_targets)
 
-    async def _renew(self, batch: AsyncBatch) -> None:
-        """Ask how the tasks of a batch are: by its caller's key it may be one of long ago."""
-        for view in await self._tasks_of(batch.batch_id):
-            self._watcher.renew(view)
+    async def _renew(self, batches: Sequence[AsyncBatch]) -> None:
+        """Ask how tasks are of which no news came: by its caller's key one may be of long ago."""
+        if len(batches) > 1:
+            # Those that are new are heard of by then; asking after each would take longer.
+            await asyncio.sleep(_NEWS)
+        for batch in batches:
+            if any(task.view.rev == 0 for task in batch):
+                for view in await self._tasks_of(batch.batch_id):
+                    self._watcher.renew(view)
 
     def _answered(self, request: SubmitRequest, answer: SubmitAnswer) -> AsyncBatch:
         """Return the batch for one of many submissions."""

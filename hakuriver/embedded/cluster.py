@@ -19,7 +19,7 @@ from hakuriver.embedded.processes import Daemon, end, spawn
 from hakuriver.errors import ConfigError, HakuRiverError, InvalidRequest, StartError
 from hakuriver.model.auth import runner_token
 from hakuriver.model.cpulist import parse_cpulist
-from hakuriver.model.quantities import parse_memory
+from hakuriver.model.quantities import memory_of_key
 from hakuriver.runner.main import end_tasks
 
 #: More than one machine is meant to be.
@@ -159,10 +159,7 @@ def _given_memory(config: Config) -> int:
     total = psutil.virtual_memory().total
     if not config.runner.memory:
         return total
-    try:
-        return min(total, parse_memory(config.runner.memory))
-    except InvalidRequest as error:
-        raise ConfigError(f"runner.memory: {error.reason}") from None
+    return min(total, memory_of_key("runner.memory", config.runner.memory))
 
 
 def _start_host(kept: files.Secrets, config: Config, *, port: int = 0) -> tuple[Daemon, int]:

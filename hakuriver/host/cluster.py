@@ -87,9 +87,8 @@ class Cluster:
         self._running.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, StoreError):
-            logger.warning(
-                "What was to be done beside failed: %s", error
-            )  # the store has said more
+            # The store has said more.
+            logger.warning("What was to be done beside failed: %s", error)
         elif error is not None:
             logger.error("Work in the background failed", exc_info=error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import resource
 import signal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tornado.netutil import bind_sockets
 
-from hakuriver import tls
+from hakuriver import rlimits, tls
 from hakuriver.errors import StartError, StoreError
 from hakuriver.host import exchange, retention
 from hakuriver.host.app import make_app
@@ -55,7 +54,7 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         StartError: the address cannot be listened on.
     """
     stop = _stop_on_signals()
-    _lift_file_limit()
+    rlimits.lift(resource.RLIMIT_NOFILE)
     served = await asyncio.to_thread(tls.serving, config.network)
     gate = Gate(config, names=served.names if served else ())
     # Before the database: a second host on the same port must not touch anything.
@@ -102,13 +101,6 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         {*watch, asyncio.create_task(server.close_all_connections())}, timeout=_CLOSE_SECONDS
     )
     await asyncio.to_thread(store.close)
-
-
-def _lift_file_limit() -> None:
-    """Have as many connections as the machine allows, not as few as a shell's default."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warn_of_end(served: tls.Served | None) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hakuriver.host.nodes import Node, Nodes
     from hakuriver.host.services import Services
     from hakuriver.host.tally import Histogram
+    from hakuriver.model.views import NodeView
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _UNFINISHED = [state for state in TaskState if state not in FINAL]
@@ -169,13 +170,13 @@ def _nodes(nodes: Nodes) -> Iterator[Metric]:
             gauge.add_metric(name, getattr(view, field))
         cpu.add_metric(name, node.metrics.cpu_percent / 100)
         used.add_metric(name, node.metrics.memory_used_bytes)
-        _add_numa(numa, nodes, node)
+        _add_numa(numa, node, view)
     yield from (online, age, *(gauge for gauge, _ in accounts), cpu, used, *numa)
 
 
-def _add_numa(gauges: list[GaugeMetricFamily], nodes: Nodes, node: Node) -> None:
+def _add_numa(gauges: list[GaugeMetricFamily], node: Node, view: NodeView) -> None:
     held, cpu, memory = gauges
-    for key, account in nodes.view(node).numa_use.items():
+    for key, account in view.numa_use.items():
         labels = [node.record.name, key]
         held.add_metric(labels, account.cores_in_use)
         use = node.metrics.numa.get(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from hakuriver.errors import InvalidRequest
+from hakuriver.errors import ConfigError, InvalidRequest
 
 _UNITS = ("", "K", "M", "G", "T", "P")
 _MEMORY = re.compile(
@@ -31,6 +31,14 @@ def parse_memory(text: str) -> int:
     if not 1 <= size <= MAX_MEMORY:
         raise InvalidRequest("memory", f"{text!r} is not between 1 byte and 1024P")
     return size
+
+
+def memory_of_key(key: str, text: str) -> int:
+    """Return the bytes that a configuration's key says; raise `ConfigError` that names it."""
+    try:
+        return parse_memory(text)
+    except InvalidRequest as error:
+        raise ConfigError(f"{key}: {error.reason}") from None
 
 
 def format_memory(size: int) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, get_args
 
-from hakuriver.errors import ConfigError, InvalidRequest
 from hakuriver.model.messages import Stream
-from hakuriver.model.quantities import format_memory, parse_memory
+from hakuriver.model.quantities import format_memory, memory_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,12 +23,7 @@ _PAUSE = 1.0
 
 def cap_of(setting: int | str) -> int | None:
     """Return ``runner.max_log_bytes`` in bytes, None for no cap; raise `ConfigError`."""
-    if not setting:
-        return None
-    try:
-        return parse_memory(str(setting))
-    except InvalidRequest as error:
-        raise ConfigError(f"runner.max_log_bytes: {error.reason}") from None
+    return memory_of_key("runner.max_log_bytes", str(setting)) if setting else None
 
 
 class LogCaps:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver import tls
+from hakuriver import rlimits, tls
 from hakuriver.errors import ConfigError, InvalidRequest
 from hakuriver.logfiles import TaskFiles
 from hakuriver.model.auth import runner_token
@@ -84,7 +84,8 @@ async def serve(
         ConfigError: a setting cannot be used; the message names it.
         StartError: another runner works in the same folder, or the host refuses this one.
     """
-    _lift_own_limits()
+    # Tasks of the same user count against it.
+    rlimits.lift(resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE)
     state = state_folder(config)
     around = await asyncio.to_thread(_surroundings, config, default_workdir)
     files = TaskFiles(around.shared_dir or state.root)
@@ -106,14 +107,6 @@ async def serve(
                 await agent.close()
     finally:
         os.close(lock)
-
-
-def _lift_own_limits() -> None:
-    """Let this process have what its user may: tasks of the same user count against it."""
-    for which in (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
-        _, hard = resource.getrlimit(which)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(which, (hard, hard))
 
 
 async def end_tasks(config: Config) -> None:

@@ -11,10 +11,10 @@ import msgspec
 import psutil
 
 from hakuriver._version import __version__
-from hakuriver.errors import ConfigError, InvalidRequest
+from hakuriver.errors import ConfigError
 from hakuriver.model.cpulist import format_cpulist, parse_cpulist
 from hakuriver.model.nodes import NodeInfo
-from hakuriver.model.quantities import parse_memory
+from hakuriver.model.quantities import memory_of_key
 from hakuriver.runner.launchers.spawning import can_set_memory_policy, set_memory_policy
 from hakuriver.runner.numa import read_topology
 
@@ -78,10 +78,7 @@ def _memory(wanted: str) -> int:
     total = psutil.virtual_memory().total
     if not wanted:
         return total
-    try:
-        size = parse_memory(wanted)
-    except InvalidRequest as error:
-        raise ConfigError(f"runner.memory: {error.reason}") from None
+    size = memory_of_key("runner.memory", wanted)
     if size > total:
         raise ConfigError(f"runner.memory = {wanted!r}: this machine has only {total} bytes")
     return size

@@ -17,12 +17,12 @@ from IPython.core.error import UsageError
 
 from hakuriver.cli.sweep_arguments import Arguments
 from hakuriver.cli.sweep_arguments import parse as parse_words
+from hakuriver.cli.sweep_results import add_choice, chosen
 from hakuriver.cli.sweeping import make
 from hakuriver.cli.tables import Table
 from hakuriver.errors import ConfigError, HakuRiverError, InvalidRequest
-from hakuriver.sweep.journal import find_journal
 from hakuriver.sweep.plan import Plan
-from hakuriver.sweep.results import Results, read_records
+from hakuriver.sweep.results import Results
 from jupyter_ext.magics.errors import CellInterrupted
 from jupyter_ext.magics.parsers import MagicParser, fill, variable, words_of
 from jupyter_ext.magics.place import Place
@@ -242,15 +242,10 @@ def _plan(made: Sweep) -> object:
 
 def _results(words: list[str]) -> object:
     parser = MagicParser(prog=f"{_LINE} results", description="Return the results of a sweep.")
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="its id or name")
-    parser.add_argument("--extract", metavar="REGEX", help="what it matches becomes a column")
-    parser.add_argument("--failed", action="store_true", help="only those that failed")
+    add_choice(parser)
     parser.add_argument("--limit", type=int, default=100_000, metavar="N", help="how many at most")
     options = parser.parse_args(words)
-    path, _ = find_journal(options.sweep)
-    records = read_records(path, extract=options.extract)
-    if options.failed:
-        records = (record for record in records if record["exit_code"] != 0)
+    records, _ = chosen(options)
     return _frame(Results(list(islice(records, options.limit))))
 
 

@@ -69,7 +69,7 @@ def _measure(world: World, cluster: Cluster, crowd: Crowd) -> list[Row]:
     _wait(lambda: not _left(cluster), "the queue is empty")
     drained = time.perf_counter() - begin
     busy = (_cpu(cluster) - cpu) / drained
-    lost = _QUEUED + _NODES * _CORES - _ended(cluster)
+    lost = _QUEUED + _NODES * _CORES - len(cluster.all_tasks(state="completed"))
     one_core = Goal(reach=1.0, stretch=0.2)
     return [
         Row(figure=f"host's CPU, {_NODES} nodes at rest", value=idle, unit="CPU", goal=one_core),
@@ -147,14 +147,3 @@ def _count(cluster: Cluster, state: str) -> int:
 def _left(cluster: Cluster) -> bool:
     states = ("pending", "assigning", "running")
     return any(cluster.get(f"/api/tasks?state={state}&limit=1")["tasks"] for state in states)
-
-
-def _ended(cluster: Cluster) -> int:
-    """Return how many tasks have completed, page by page."""
-    found, before = 0, ""
-    while True:
-        page = cluster.get(f"/api/tasks?state=completed&limit={_MANY}{before}")
-        found += len(page["tasks"])
-        if not page.get("next_before"):
-            return found
-        before = f"&before={page['next_before']}"

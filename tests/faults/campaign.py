@@ -221,7 +221,7 @@ class Campaign:
         )
         found = self._report.findings
         shown: defaultdict[str, list[Any]] = defaultdict(list)
-        for task in all_tasks(self._cluster):
+        for task in self._cluster.all_tasks():
             shown[task["name"]].append(task)
         for work in self._works:
             mine = shown.pop(str(work.index), [])
@@ -248,15 +248,3 @@ class Campaign:
         connection.close()
         if word != "ok":
             self._report.findings.wrong.append(f"the database: {word}")
-
-
-def all_tasks(cluster: Cluster) -> list[Any]:
-    """Return every task that the host has, page by page."""
-    found: list[Any] = []
-    before = ""
-    while True:
-        page = cluster.get(f"/api/tasks?limit=1000{before}")
-        found += page["tasks"]
-        if not page.get("next_before"):
-            return found
-        before = f"&before={page['next_before']}"

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from support.processes import (
     Daemon,
@@ -421,6 +422,17 @@ class Cluster:
             tasks = self.get(f"/api/tasks?state={state}&limit=1000")["tasks"]
             found |= {task["task_id"]: task for task in tasks}
         return list(found.values())
+
+    def all_tasks(self, **filters: str) -> list[Any]:
+        """Return every task that fits, newest first, page by page."""
+        found: list[Any] = []
+        query = {"limit": "1000", **filters}
+        while True:
+            page = self.get(f"/api/tasks?{urlencode(query)}")
+            found += page["tasks"]
+            if not page.get("next_before"):
+                return found
+            query["before"] = page["next_before"]
 
     def output(self, task_id: str, stream: str = "stdout", query: str = "") -> bytes:
         reply = self.http("GET", f"/api/task/{task_id}/{stream}{query}")
