@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab.units import wait_until_none_failed
 from support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ def test_a_machine_runs_systemd_with_cgroup_v2(lab: Lab, name: str) -> None:
 @pytest.mark.parametrize("name", NODES)
 def test_a_machine_is_left_without_a_failed_unit(lab: Lab, name: str) -> None:
     machine = lab.machines[name]
-
-    def failed() -> str:
-        return machine.run("systemctl --failed --no-legend --no-pager").stdout
-
-    # Tasks that failed are forgotten in a moment.
-    wait_until(lambda: not failed(), timeout=60, interval=0.5, what=f"no failed unit: {failed()}")
+    wait_until_none_failed(machine)
     state = machine.run("systemctl is-system-running", check=False).stdout.strip()
     assert state == "running"
 

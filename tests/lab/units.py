@@ -251,6 +251,15 @@ def fact(machine: Machine, command: str | Sequence[str], **options: Any) -> str:
     return machine.run(command, **options).stdout.rstrip("\n")
 
 
+def wait_until_none_failed(machine: Machine) -> None:
+    """Wait until systemd knows of no unit that has failed: tasks' are forgotten in a moment."""
+
+    def failed() -> str:
+        return fact(machine, "systemctl --failed --no-legend --no-pager")
+
+    wait_until(lambda: not failed(), timeout=60, interval=0.5, what=f"no failed unit: {failed()}")
+
+
 def unit_cgroup(machine: Machine, run: Run) -> str:
     """Return the folder of a running task's unit below /sys/fs/cgroup."""
     found = fact(machine, f"find /sys/fs/cgroup -type d -name {shlex.quote(run.unit)}")

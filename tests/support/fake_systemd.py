@@ -4,7 +4,8 @@ Run under either name. It knows just the words that the launcher uses: a unit is
 own session, its state a file in the folder of this file's link, and its end is noted by the very
 command that the unit was told. Faults are files there: ``deaf`` (systemd-run fails and starts
 nothing), ``mute`` (it starts the unit and fails all the same), ``late`` (it starts the unit only
-when the file is gone), ``forgetful`` (no command runs at a unit's end, which then stays failed).
+when the file is gone), ``forgetful`` (no command runs at a unit's end, which then stays failed),
+``overdue`` (that command takes too long: the unit fails after it has noted a good end).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def systemd_run(words: list[str]) -> int:
             f"Failed to start transient service unit: Unit {name} was already loaded\n"
         )
         return 1
-    unit_file(name).write_text(json.dumps({"ActiveState": "activating"}))
+    described = {"Description": option(words, "description")}
+    unit_file(name).write_text(json.dumps({"ActiveState": "activating", **described}))
     stop_post = next(
         word.partition("ExecStopPost=")[2].split() for word in words if "ExecStopPost=" in word
     )
@@ -65,16 +67,16 @@ def systemd_run(words: list[str]) -> int:
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
-        be_unit(name, words[split + 1 :], stop_post)
+        be_unit(name, words[split + 1 :], stop_post, described)
         os._exit(0)
     while state_of(name)["ActiveState"] == "activating":
         time.sleep(0.002)
     return 1 if has("mute") else 0
 
 
-def be_unit(name: str, command: list[str], stop_post: list[str]) -> None:
+def be_unit(name: str, command: list[str], stop_post: list[str], described: dict[str, str]) -> None:
     program = subprocess.Popen(command, start_new_session=True)
-    state = {"ActiveState": "active", "MainPID": str(program.pid)}
+    state = {"ActiveState": "active", "MainPID": str(program.pid), **described}
     unit_file(name).write_text(json.dumps(state))
     code = program.wait()
     with contextlib.suppress(ProcessLookupError):
@@ -89,12 +91,14 @@ def be_unit(name: str, command: list[str], stop_post: list[str]) -> None:
             "EXIT_STATUS": status,
         }
         subprocess.run(stop_post, env=environment, check=False)
+    if has("overdue"):
+        result = "timeout"
     if result == "success":
         unit_file(name).unlink()
         return
     number, kind = (str(-code), "2") if code < 0 else (str(code), "1")
     over = {"ActiveState": "failed", "Result": result}
-    over |= {"ExecMainCode": kind, "ExecMainStatus": number}
+    over |= {"ExecMainCode": kind, "ExecMainStatus": number, **described}
     unit_file(name).write_text(json.dumps(over))
 
 
@@ -105,7 +109,8 @@ def systemctl(words: list[str]) -> int:
         say("running")
     elif verb == "list-units":
         for path in sorted(HERE.glob("*.unit")):
-            say(f"{path.stem} loaded {state_of(path.stem)['ActiveState']} x A task")
+            state = state_of(path.stem)
+            say(f"{path.stem} loaded {state['ActiveState']} x {state.get('Description')}")
     elif verb == "show":
         say("\n".join(f"{key}={value}" for key, value in state_of(units[0]).items()))
     elif verb == "reset-failed":

@@ -19,7 +19,7 @@ import msgspec
 from hakuriver.errors import StartError
 from hakuriver.runner.lanes import Lanes
 from hakuriver.runner.launchers.base import Running, StartOrder, Watcher
-from hakuriver.runner.launchers.systemd.properties import unit_name
+from hakuriver.runner.launchers.systemd.properties import description, unit_name
 from hakuriver.runner.launchers.systemd.sampler import Sampler
 from hakuriver.runner.launchers.systemd.tools import Tools
 from hakuriver.runner.watches import Watches
@@ -41,7 +41,6 @@ _PATIENCE = 2.0
 _PAUSE = 1.0
 #: Seconds beyond its grace after which a unit that was to end is killed once more.
 _INSIST = 20.0
-_TIDYING = -1
 #: What a unit's first program needs of an order; it knows nothing of the limits.
 _INNER = ("argv", "env", "cwd", "make_cwd", "stdout", "stderr", "cpus", "numa_node", "prefix")
 
@@ -67,8 +66,9 @@ class UnitLauncher:
         self._news = asyncio.Event()
         self._sampler = Sampler(slice_folder, maker.kind)
         self._missing: set[int] = set()
-        #: Tasks whose units have failed, and which systemd keeps in mind until it is told not to.
-        self._failed: set[int] = set()
+        #: Tasks that are over, whose units systemd may keep in mind until it is told not to.
+        self._ended: set[int] = set()
+        self._some_ended = asyncio.Event()
         self._lanes = Lanes()
         self._insisting = Lanes()
         self._looking: set[asyncio.Task[None]] = set()
@@ -95,21 +95,25 @@ class UnitLauncher:
         for kind in ("net", "pid"):
             self._namespaces[kind] = await asyncio.to_thread(os.readlink, f"/proc/self/ns/{kind}")
         given = await asyncio.to_thread(self._files.given)
-        living, failed = await self._tools.units()
-        if given - living:
+        units = await self._tools.units()
+        if given - units.living:
             # A call that a runner made just before its end may still be on its way to systemd:
             # what has not been read by now must never start. What was read meanwhile has a unit.
-            await asyncio.to_thread(lambda: [*map(self._files.withdraw, given - living)])
-            living, failed = await self._tools.units()
-        for task_id in given & living:
+            await asyncio.to_thread(lambda: [*map(self._files.withdraw, given - units.living)])
+            units = await self._tools.units()
+        for task_id in given & units.living:
             self._tasks[task_id] = await self._running(task_id)
-        ours = failed & (given | await asyncio.to_thread(self._files.ended))
+        # Of some nothing is left but the unit: the runner before this one had told all of them.
+        described = description(self._files.root)
+        ours = {task_id for task_id, text in units.failed.items() if text == described}
+        ours |= units.failed.keys() & (given | await asyncio.to_thread(self._files.ended))
         for task_id in ours:
             # Before systemd forgets them: a record may be missing or leave a question open.
             self._files.learn(task_id, await self._tools.show(task_id))
         await self._tools.reset(ours)
         watched = self._watches.add(self._files.exits, self._news, folder=True)
         self._keep(lambda: self._look_for_records(patience=None if watched else _PAUSE))
+        self._keep(self._reset_failed)
         self._keep(lambda: self._sampler.run(self._tasks, watcher.measured, self._missed))
         return dict(self._tasks)
 
@@ -179,7 +183,7 @@ class UnitLauncher:
         # It may have come to systemd all the same. If its order has been read, it has started.
         if not await asyncio.to_thread(self._files.withdraw, task_id):
             return
-        await self._tools.reset([task_id])
+        self._forget(task_id)
         raise StartError(f"systemd did not start the task: {outcome.words}")
 
     async def _stop(self, task_id: int, grace: float) -> None:
@@ -256,23 +260,26 @@ class UnitLauncher:
         self._missing.discard(task_id)
         if self._watcher is not None:
             self._watcher.finished(task_id, record)
-        if record is None or record.result != "success":
-            self._failed.add(task_id)
-            if len(self._failed) == 1:
-                self._lanes.put(_TIDYING, self._reset_failed)
+        self._forget(task_id)
+
+    def _forget(self, task_id: int) -> None:
+        """Have systemd forget the unit of a task that is over, in a while, if it has failed.
+
+        A unit ends after its record is written, and fails even then if noting the end took too
+        long on a busy machine: what the record says does not tell.
+        """
+        self._ended.add(task_id)
+        self._some_ended.set()
 
     async def _reset_failed(self) -> None:
-        """Have systemd forget what has failed; a record is there before its unit has."""
-        while self._failed:
+        while await self._some_ended.wait():
             await asyncio.sleep(_PATIENCE)
-            asked = set(self._failed)
-            try:
-                living, failed = await self._tools.units()
-            except StartError as error:
-                _log.warning("%s", error)
-                continue
-            await self._tools.reset(asked & failed)
-            self._failed -= asked - living
+            asked = set(self._ended)
+            units = await self._tools.units()
+            if await self._tools.reset(asked & units.failed.keys()):
+                self._ended -= asked - units.living
+            if not self._ended:
+                self._some_ended.clear()
 
     def _missed(self, task_id: int) -> None:
         """The control group of a task is gone, and no record has been seen yet."""
@@ -317,6 +324,8 @@ async def _for_ever(work: Callable[[], Coroutine[None, None, None]]) -> None:
     while True:
         try:
             await work()
+        except StartError as error:
+            _log.warning("%s", error)
         except Exception:  # noqa: BLE001 - the top of a task; nothing may leave tasks unwatched
             _log.exception("watching the units failed; it begins again")
         await asyncio.sleep(_PAUSE)

@@ -11,6 +11,7 @@ from hakuriver.runner.launchers.systemd.manager import Mode
 from hakuriver.runner.launchers.systemd.properties import (
     SLICE,
     Kind,
+    description,
     limits,
     of_service,
     record_line_limits,
@@ -82,7 +83,8 @@ class Maker:
 
     def _unit(self, *options: str, properties: list[str], words: tuple[str, ...]) -> list[str]:
         return [
-            *(*self.manager.run, "--quiet", f"--slice={SLICE}", "--description=A HakuRiver task"),
+            *(*self.manager.run, "--quiet", f"--slice={SLICE}"),
+            f"--description={description(self.script.parent)}",
             *options,
             *(f"--property={line}" for line in properties),
             *("--", *words),

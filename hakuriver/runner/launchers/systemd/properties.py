@@ -41,6 +41,11 @@ def task_of_unit(name: str, kind: Kind) -> int | None:
     return int(number) if ours else None
 
 
+def description(folder: Path) -> str:
+    """Return how units are described whose runner keeps its files of them in `folder`."""
+    return f"HakuRiver task of {folder}"
+
+
 def limits(order: StartOrder, *, tasks_max: int) -> list[str]:
     """Return the properties that hold a task to its limits, as services and scopes know them."""
     properties = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hakuriver.runner.launchers.systemd.manager import Manager, Outcome
+
+_log = logging.getLogger(__name__)
 
 #: So many of systemd's tools are at work at the same time; a kill does not wait behind starts.
 _MAKING = 8
@@ -59,6 +63,14 @@ class UnitState(msgspec.Struct, frozen=True, kw_only=True):
         return self.active in _LIVING
 
 
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The tasks whose units live, and those whose units have failed and stay, as described."""
+
+    living: set[int]
+    failed: dict[int, str]
+
+
 class Tools:
     """The calls for one manager and one kind of units."""
 
@@ -85,11 +97,18 @@ class Tools:
         unit = unit_name(task_id, self._kind)
         await self._ask(*self._manager.control, "kill", "--signal=SIGKILL", unit)
 
-    async def reset(self, task_ids: Iterable[int]) -> None:
-        """Let systemd forget units that failed; those that ended well are forgotten already."""
+    async def reset(self, task_ids: Iterable[int]) -> bool:
+        """Let systemd forget units that failed; those that ended well are forgotten already.
+
+        Return whether it has forgotten them all.
+        """
         units = [unit_name(task_id, self._kind) for task_id in task_ids]
-        if units:
-            await self._ask(*self._manager.control, "reset-failed", *units)
+        if not units:
+            return True
+        outcome = await self._ask(*self._manager.control, "reset-failed", *units)
+        if outcome.code != 0:
+            _log.warning("systemd does not forget what failed: %s", outcome.words)
+        return outcome.code == 0
 
     async def show(self, task_id: int) -> UnitState:
         """Return the state of a task's unit; of one that is not there, ``inactive``.
@@ -104,8 +123,8 @@ class Tools:
             raise StartError(f"systemd does not tell of {unit}: {outcome.words}")
         return state
 
-    async def units(self) -> tuple[set[int], set[int]]:
-        """Return the tasks whose units live, and those whose units have failed and stay.
+    async def units(self) -> Units:
+        """Return the tasks that systemd knows of, also those of other runners.
 
         Raises:
             StartError: systemd does not answer.
@@ -116,14 +135,17 @@ class Tools:
         )
         if outcome.code != 0:
             raise StartError(f"systemd does not tell its units: {outcome.words}")
-        living: set[int] = set()
-        failed: set[int] = set()
+        units = Units(set(), {})
         for line in outcome.stdout.splitlines():
-            name, _, active, *_ = line.split()
+            name, _, active, _, described = line.split(maxsplit=4)
             task_id = task_of_unit(name, self._kind)
-            if task_id is not None:
-                (living if active in _LIVING else failed).add(task_id)
-        return living, failed
+            if task_id is None:
+                continue
+            if active in _LIVING:
+                units.living.add(task_id)
+            else:
+                units.failed[task_id] = described.rstrip()
+        return units
 
     def close(self) -> None:
         """Call no more; what is being called ends by itself."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pwd
 import sys
@@ -77,8 +78,15 @@ class Machine:
         path.touch()
         return path
 
+    def unit_file(self, task_id: int) -> Path:
+        return self.bin / f"{unit_name(task_id, 'service')}.unit"
+
     def active(self, task_id: int) -> bool:
-        return (self.bin / f"{unit_name(task_id, 'service')}.unit").exists()
+        return self.unit_file(task_id).exists()
+
+    def state(self, task_id: int) -> str | None:
+        text = self.unit_file(task_id).read_text()
+        return json.loads(text)["ActiveState"] if text else None
 
     @contextlib.asynccontextmanager
     async def runner(self) -> AsyncIterator[UnitLauncher]:
@@ -274,6 +282,34 @@ async def test_a_unit_without_a_record_is_asked_for(machine: Machine) -> None:
         await eventually(lambda: 2 in machine.heard.over)
         assert machine.heard.over[2] is None
         await eventually(lambda: not machine.active(1), what="the failed unit is forgotten")
+
+
+@pytest.mark.asyncio
+async def test_a_unit_that_fails_after_a_good_end_is_forgotten(machine: Machine) -> None:
+    machine.fault("overdue")
+    async with machine.runner() as launcher:
+        await launcher.start(machine.order(1, "true"))
+        assert await machine.ended(1) == 0
+        record = machine.heard.over[1]
+        assert record is not None
+        assert record.result == "success"
+        await eventually(lambda: not machine.active(1), what="the failed unit is forgotten")
+
+
+@pytest.mark.asyncio
+async def test_a_new_runner_has_its_own_failed_units_forgotten(machine: Machine) -> None:
+    async with machine.runner() as launcher:
+        await launcher.start(machine.order(1, "sh", "-c", "exit 4"))
+        assert await machine.ended(1) == 4
+        # Told, and this runner ends before systemd is to forget it.
+        machine.files.drop({1})
+    other = {"ActiveState": "failed", "Description": "HakuRiver task of /somewhere/else"}
+    machine.unit_file(2).write_text(json.dumps(other))
+    await eventually(lambda: machine.state(1) == "failed", what="the unit failed")
+    async with machine.runner():
+        assert machine.found == {}
+        assert not machine.active(1)
+        assert machine.active(2)
 
 
 @pytest.mark.asyncio
