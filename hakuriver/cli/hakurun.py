@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code.
 
     What comes after the options is the program with its arguments; ``results`` instead of a
-    program shows those of an earlier sweep (a program of that name is run as ``./results``).
+    program shows those of an earlier sweep, and ``kill`` ends its tasks (a program of that name is
+    run by its path, as ``./results``).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return run(NAME, lambda: _act(arguments))
@@ -30,6 +31,10 @@ def _act(arguments: Sequence[str]) -> int:
         from hakuriver.cli.sweep_results import results  # noqa: PLC0415 - it is not always needed
 
         return results(arguments[1:])
+    if arguments[:1] == ["kill"]:
+        from hakuriver.cli.sweep_kill import kill  # noqa: PLC0415
+
+        return kill(arguments[1:])
     from hakuriver.cli.sweeping import sweep  # noqa: PLC0415 - not for --help
 
     try:

@@ -68,6 +68,11 @@ def parse(
     return Arguments(list(arguments[: len(arguments) - len(command)]), options, command)
 
 
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Add which earlier sweep is meant, the newest if none is."""
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="its id, name or journal's path")
+
+
 def _cut(
     arguments: Sequence[str], valued: frozenset[str]
 ) -> tuple[str | None, list[str], list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hakuriver.cli.common import add_common_options, tell
-from hakuriver.cli.sweep_arguments import NAME
+from hakuriver.cli.sweep_arguments import NAME, add_sweep
 from hakuriver.cli.tables import Table, show
 from hakuriver.errors import ConfigError
 from hakuriver.model.quantities import format_duration
@@ -43,7 +43,7 @@ def results(arguments: Sequence[str]) -> int:
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """Add which results are wanted, for `chosen`."""
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="its id, name or journal's path")
+    add_sweep(parser)
     parser.add_argument(
         "--extract",
         metavar="REGEX",

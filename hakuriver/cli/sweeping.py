@@ -191,10 +191,9 @@ def _stopping(made: Sweep) -> Generator[list[int]]:
 
 def _tell_way_back(made: Sweep, *, interrupted: bool) -> None:
     left = len(made) - made.done
-    goes_on = " (tasks that were submitted go on)" if made.cluster and interrupted else ""
     why = "interrupted" if interrupted else "stopped after too many failures"
-    wanted = made.header.sweep_id if made.is_among_others else str(made.path)
-    tell(
-        NAME,
-        f"{why}, {left} are to be run{goes_on}; go on with `{NAME} --resume {shlex.quote(wanted)}`",
-    )
+    wanted = shlex.quote(made.header.sweep_id if made.is_among_others else str(made.path))
+    left_alone = ""
+    if made.cluster and interrupted:
+        left_alone = f"; tasks that were submitted go on, `{NAME} kill {wanted}` ends them"
+    tell(NAME, f"{why}, {left} are to be run: `{NAME} --resume {wanted}`{left_alone}")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from IPython.core.error import UsageError
 
-from hakuriver.cli.sweep_arguments import Arguments
+from hakuriver.cli.sweep_arguments import Arguments, add_sweep
 from hakuriver.cli.sweep_arguments import parse as parse_words
+from hakuriver.cli.sweep_kill import DESCRIPTION, killed
 from hakuriver.cli.sweep_results import add_choice, chosen
 from hakuriver.cli.sweeping import make
 from hakuriver.cli.tables import Table
@@ -73,6 +74,9 @@ def run_line(line: str, names: Mapping[str, Any], store: Callable[[str, object],
     words = _split(_LINE, line, names)
     if words[:1] == ["results"]:
         return _results(words[1:])
+    if words[:1] == ["kill"]:
+        _kill(words[1:])
+        return None
     arguments = _parse(_LINE, words)
     return _finish(make(arguments)[0], arguments, store)
 
@@ -172,7 +176,11 @@ def _finish(made: Sweep, arguments: Arguments, store: Callable[[str, object], No
     try:
         _run(made, view)
     except KeyboardInterrupt:
-        raise CellInterrupted(f"interrupted; {_way_back(made)}") from None
+        left_alone = ""
+        if made.cluster:
+            kill = f"{_LINE} kill {made.header.sweep_id}"
+            left_alone = f"; tasks that were submitted go on: {kill}"
+        raise CellInterrupted(f"interrupted; {_way_back(made)}{left_alone}") from None
     finally:
         view.show()
     results = made.results()
@@ -247,6 +255,12 @@ def _results(words: list[str]) -> object:
     options = parser.parse_args(words)
     records, _ = chosen(options)
     return _frame(Results(list(islice(records, options.limit))))
+
+
+def _kill(words: list[str]) -> None:
+    parser = MagicParser(prog=f"{_LINE} kill", description=DESCRIPTION)
+    add_sweep(parser)
+    sys.stdout.write(f"{killed(parser.parse_args(words).sweep)}\n")
 
 
 def _frame(results: Results) -> object:

@@ -161,6 +161,46 @@ def test_an_interrupt_leaves_the_tasks_and_failures_end_them(
     assert "killed" in {task["status"] for task in tasks_of(cluster, sweep_id)}
 
 
+def test_what_an_interrupt_left_is_killed_by_one_command(cluster: Cluster, tmp_path: Path) -> None:
+    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
+    config = ["-c", str(cluster.config)]
+    words = [*on(cluster, "node1:0", "node2"), "--name", "nightly"]
+    process = subprocess.Popen(
+        [*(sys.executable, "-m", "hakuriver", "hakurun", *words), "sleep", "span:{1001..1050}"],
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journals = tmp_path / "state" / "hakuriver" / "sweeps"
+    wait_until(lambda: any('"i":1' in path.read_text() for path in journals.glob("*.jsonl")))
+    refused = hakurun(cluster, tmp_path, "kill", *config, "nightly", check=1)
+    assert "sweep nightly is being run" in refused.stderr
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    unended = {"pending", "assigning", "running"}
+
+    def statuses() -> list[object]:
+        return [task["status"] for task in tasks_of(cluster, sweep_id_in(tmp_path))]
+
+    assert set(statuses()) <= unended
+    count = len(statuses())
+    assert count > 1
+    done = hakurun(cluster, tmp_path, *shlex.split(said.split("`")[3])[1:], *config)
+    assert f"hakurun: {count} tasks are being ended of sweep nightly" in done.stderr
+    wait_until(lambda: set(statuses()) == {"killed"})
+    assert len(statuses()) == count
+    again = hakurun(cluster, tmp_path, "kill", *config)
+    assert "sweep nightly has no task on the cluster that has not ended" in again.stderr
+
+
+def test_a_sweep_of_this_machine_has_nothing_to_kill(cluster: Cluster, tmp_path: Path) -> None:
+    hakurun(cluster, tmp_path, "true")
+    done = hakurun(cluster, tmp_path, "kill", check=2)
+    assert "it ran here" in done.stderr
+    assert "no sweep nosuch" in hakurun(cluster, tmp_path, "kill", "nosuch", check=1).stderr
+
+
 def test_a_target_that_cannot_be_is_told_before_anything_runs(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.processes import wait_until
+
 if TYPE_CHECKING:
     from support.kernels import Kernel
 
@@ -60,12 +62,28 @@ def test_an_interrupt_ends_what_runs_and_tells_the_way_back(kernel: Kernel) -> N
     assert "4 are to be run: %hakurun --resume" in shown.error
 
 
+def test_tasks_that_an_interrupt_left_are_killed_by_the_line_it_tells(kernel: Kernel) -> None:
+    cell = kernel.start("%hakurun --on node1 sleep span:{1000..1001}")
+    cell.until("1 running")
+    kernel.interrupt()
+    told = cell.finish().error.strip()
+    assert "2 are to be run: %hakurun --resume" in told
+    line = told[told.index("%hakurun kill") :]
+    sweep_id = line.split()[-1]
+    assert "being ended of sweep" in kernel.run(line).stdout
+    look = f"print({{task.status.value for task in client.tasks(name='{sweep_id}')}})"
+    kernel.run("from hakuriver import Client\nclient = Client()")
+    wait_until(lambda: kernel.run(look).stdout == "{'killed'}\n")
+    kernel.run("client.close()")
+
+
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
         ("%hakurun", "give a program"),
         ("%hakurun echo span:{1..", "1.."),
         ("%hakurun --jobs x echo", "whole number"),
+        ("%hakurun kill no-such-sweep", "no sweep no-such-sweep"),
         ("%hakurun no-such-program span:{1..2}", "no-such-program"),
         ("%%hakurun 1x=span:{1..2}\nprint(1)", "NAME=VALUE"),
         ("%%hakurun span:{1..2}\nprint(1)", "NAME=VALUE"),
