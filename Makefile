@@ -25,10 +25,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
 
 test: $(VENV)/.test
-	$(call suite,300) tests/unit $(PYTEST_OPTIONS)
+	$(call suite,300) tests/unit --numprocesses=2 --dist=worksteal $(PYTEST_OPTIONS)
 	$(call suite,600) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
 	$(call suite,300) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
-	$(call suite,400) tests/notebook $(PYTEST_OPTIONS)
+	$(call suite,400) tests/notebook --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
 
 lab: $(VENV)/.test lab-tools
 	$(call suite,1500) tests/lab $(PYTEST_OPTIONS)
