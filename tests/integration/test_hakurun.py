@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from pyarrow import parquet
 
 from hakuriver.cli.sweeping import default_jobs
 from support.processes import alive, clean_environment, run_hakuriver, wait_until
@@ -126,6 +127,29 @@ def test_failures_are_listed_and_results_shown(hakurun: Run) -> None:
     changed = hakurun("--resume", "mine", "sh", "-c", script, "sh", "span:{0..3}", check=1)
     assert "another command" in changed.stderr
     assert hakurun("sh", "-c", "exit 7", check=7).stdout == ""
+
+
+def test_parquet_holds_what_json_shows(hakurun: Run, tmp_path: Path) -> None:
+    hakurun("sh", "-c", "echo ü; exit $1", "sh", "span:{0..1}", "span:[x,\udcff]", check=1)
+    (tmp_path / "mod.py").write_text("def f(x: int): return {'x': [x, None]}\n")
+    made = hakurun("results", "--parquet", "ends.parquet")
+    assert made.stdout == ""
+    shown = json.loads(hakurun("results", "--json").stdout)
+    table = parquet.read_table(tmp_path / "ends.parquet")
+    rows = table.to_pylist()
+    # A parameter that is no text cannot be in a column of text.
+    assert [record["p2"] for record in shown] == ["x", "\udcff"] * 2
+    assert [row["p2"] for row in rows] == ["x", r"\udcff"] * 2
+    assert [{**row, "p2": ""} for row in rows] == [{**record, "p2": ""} for record in shown]
+    kinds = {name: str(table.schema.field(name).type) for name in ("run", "seconds", "exit_code")}
+    assert kinds == {"run": "int64", "seconds": "double", "exit_code": "int64"}
+    hakurun("mod:f", "span:{1..2}")
+    hakurun("results", "--parquet", "values.parquet")
+    values = parquet.read_table(tmp_path / "values.parquet")["value"].to_pylist()
+    assert [json.loads(value) for value in values] == [{"x": [1, None]}, {"x": [2, None]}]
+    refused = hakurun("results", "--parquet", "no/such/folder", check=2)
+    assert "no/such/folder cannot be written" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_a_dry_run_runs_nothing_however_many(hakurun: Run) -> None:
