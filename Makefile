@@ -19,7 +19,7 @@ LAB_TOOLS := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils openssh-cl
 # Each suite has so many seconds; then it is interrupted, so that it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
-.PHONY: demo test lab lab-up lab-bench lab-tools faults bench bench-sweeps lint format clean
+.PHONY: demo test lab lab-images lab-up lab-bench lab-tools faults bench bench-sweeps lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
@@ -32,6 +32,10 @@ test: $(VENV)/.test
 
 lab: $(VENV)/.test lab-tools
 	$(call suite,1500) tests/lab $(PYTEST_OPTIONS)
+
+# Builds what the lab boots, unless that is in its cache.
+lab-images: $(VENV)/.test lab-tools
+	$(BIN)/python -m tests.lab build
 
 lab-up: $(VENV)/.test lab-tools
 	$(BIN)/python -m tests.lab up

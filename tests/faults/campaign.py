@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from faults.load import Load
-from faults.plan import blows, works
+from faults.plan import PRINTING, blows, works
 from faults.proxy import Proxy
 from faults.truth import Findings, Truth
 from support.harness import Cluster
@@ -226,7 +226,7 @@ class Campaign:
         for work in self._works:
             mine = shown.pop(str(work.index), [])
             self._truth.judge(found, work, mine)
-            if work.job == "prints" and mine and mine[0]["status"] == "completed":
+            if work.job in PRINTING and mine and mine[0]["status"] == "completed":
                 found.logs_compared += 1
                 wanted = "".join(f"{number}\n" for number in range(1, int(work.amount) + 1))
                 if self._cluster.text(mine[0]["task_id"]) != wanted:

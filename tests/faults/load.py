@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from faults.plan import PRINTING
 from hakuriver import Client
 from hakuriver.client.backoff import PASSING
 from hakuriver.client.building import command_request
@@ -95,7 +96,7 @@ class Load(threading.Thread):
                     refused.append(work)
                 elif work.job == "endless":
                     self._end(client, batch[0].task_id)
-                elif work.job == "prints" and work.index % 5 == 0:
+                elif work.job in PRINTING and work.index % 5 == 0:
                     self._follow(client, batch[0].task_id, int(work.amount))
             works = refused
             if refused:

@@ -6,8 +6,11 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
+#: What these write is compared, line by line.
+PRINTING = ("prints", "floods")
+
 Kind = Literal["kill", "stop", "cut", "half-close", "delay", "repeat", "partition"]
-Job = Literal["short", "fails", "crashes", "sleeps", "prints", "endless"]
+Job = Literal["short", "fails", "crashes", "sleeps", "prints", "floods", "endless"]
 
 #: Longer than a node may be silent in a campaign, in seconds: its tasks are believed lost.
 LONG = 3.0
@@ -18,6 +21,7 @@ _JOBS: dict[Job, int] = {
     "crashes": 4,
     "sleeps": 16,
     "prints": 15,
+    "floods": 2,
     "endless": 5,
 }
 
@@ -81,6 +85,8 @@ def works(seed: int, *, tasks: int, nodes: list[str]) -> list[Work]:
                 "fails": rng.randrange(1, 100),
                 "sleeps": round(rng.uniform(0.05, 1.0), 2),
                 "prints": rng.choice((1, 100, 5000)),
+                # Some megabytes, faster than anybody reads them.
+                "floods": 600_000,
             }.get(job, 0),
             target=rng.choice((None, *nodes)),
             cores=rng.choice((0, 1, 1)),

@@ -57,6 +57,7 @@ class Truth:
         body = {
             "sleeps": f"sleep {work.amount}",
             "prints": f"seq {int(work.amount)}",
+            "floods": f"seq {int(work.amount)}",
             "crashes": "kill -SEGV $$",
             "endless": "sleep 1000",
         }.get(work.job, ":")

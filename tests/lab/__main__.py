@@ -1,4 +1,7 @@
-"""A lab to try things in: ``python -m tests.lab`` starts it and ends it at Ctrl-C."""
+"""A lab to try things in: ``python -m tests.lab`` starts it and ends it at Ctrl-C.
+
+With ``build`` it only builds what is to be booted.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from pathlib import Path
 
 
 def _main() -> int:
-    if sys.argv[1:] not in ([], ["up"]):
-        sys.exit("usage: python -m tests.lab [up]")
+    if sys.argv[1:] not in ([], ["up"], ["build"]):
+        sys.exit("usage: python -m tests.lab [up | build]")
     # What it shares with the tests is found from their folder.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from lab.cache import Cache  # noqa: PLC0415
+    from lab.image import build  # noqa: PLC0415
     from lab.lab import Lab  # noqa: PLC0415
 
     # Both end it in order, also as a job in a shell's background, where interrupts are ignored.
@@ -24,6 +29,9 @@ def _main() -> int:
     def tell(text: str) -> None:
         _say(f"{time.monotonic() - begin:6.1f} s: {text}")
 
+    if sys.argv[1:] == ["build"]:
+        build(Cache.default(), tell)
+        return 0
     with tempfile.TemporaryDirectory(prefix="hakuriver-lab-") as folder:
         lab = Lab(Path(folder), tell)
         try:
