@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, tell
 from hakuriver.cli.sweep_arguments import NAME, add_sweep
+from hakuriver.sweep.cluster.killing import kill_sweep
 from hakuriver.sweep.journal import find_journal
-from hakuriver.sweep.killing import kill_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

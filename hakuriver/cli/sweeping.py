@@ -15,9 +15,9 @@ from hakuriver.cli.sweep_arguments import NAME
 from hakuriver.cli.sweep_screen import Screen
 from hakuriver.cli.tables import Table, show
 from hakuriver.errors import HostUnreachable
+from hakuriver.sweep.cluster.options import ClusterOptions
+from hakuriver.sweep.limits import LimitOptions
 from hakuriver.sweep.records import Ended, Output
-from hakuriver.sweep.remote import ClusterOptions
-from hakuriver.sweep.run import LimitOptions
 from hakuriver.sweep.shell import regroup
 from hakuriver.sweep.sweep import Sweep
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from hakuriver.errors import Conflict, InvalidRequest, NotFound
+from hakuriver.sweep.cluster.options import ClusterOptions
 from hakuriver.sweep.journal import (
     Header,
     Journal,
@@ -23,18 +24,18 @@ from hakuriver.sweep.journal import (
     read_header,
     read_marks,
 )
+from hakuriver.sweep.limits import LimitOptions, make_limits
+from hakuriver.sweep.local.run import LocalRun
 from hakuriver.sweep.plan import Plan
 from hakuriver.sweep.records import Ended
-from hakuriver.sweep.remote import ClusterOptions
 from hakuriver.sweep.results import Results, record_of
-from hakuriver.sweep.run import LimitOptions, LocalRun, make_limits
 from hakuriver.sweep.targets import find_program
 from hakuriver.sweep.trees import marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-    from hakuriver.sweep.cluster import ClusterRun
+    from hakuriver.sweep.cluster.run import ClusterRun
     from hakuriver.sweep.plan import Combination
     from hakuriver.sweep.records import Event
     from hakuriver.sweep.targets import Program
@@ -235,7 +236,7 @@ class Sweep:
             self.leftovers = _end_leftovers(sweep_id)
             return LocalRun(self.plan, self.program, self.limits, sweep_id)
         # Imported here: a sweep on this machine needs no HTTP.
-        from hakuriver.sweep.cluster import ClusterRun  # noqa: PLC0415
+        from hakuriver.sweep.cluster.run import ClusterRun  # noqa: PLC0415
 
         return ClusterRun(
             self.plan,

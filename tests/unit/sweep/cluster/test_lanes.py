@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakuriver.sweep.lanes import MAX_FLYING, Lane, Lanes
+from hakuriver.sweep.cluster.lanes import MAX_FLYING, Lane, Lanes
 
 
 def test_a_task_goes_where_the_load_is_least() -> None:

@@ -12,77 +12,28 @@ import selectors
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, Self
 
-from hakuriver.errors import ConfigError, InvalidRequest
-from hakuriver.model.quantities import format_duration, parse_duration
-from hakuriver.sweep.functions import Functions
+from hakuriver.errors import ConfigError
+from hakuriver.model.quantities import format_duration
 from hakuriver.sweep.job import Job, Stage
-from hakuriver.sweep.programs import Programs
+from hakuriver.sweep.local.functions import Functions
+from hakuriver.sweep.local.programs import Programs
 from hakuriver.sweep.records import Ended, Started
 from hakuriver.sweep.targets import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
+    from pathlib import Path
 
     from hakuriver.sweep.job import Crew
+    from hakuriver.sweep.limits import Limits
     from hakuriver.sweep.plan import Plan
     from hakuriver.sweep.records import Event
     from hakuriver.sweep.targets import Program
 
 _NOT_FOUND = 127
 _NOT_STARTED = 126
-_GRACE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How a sweep is run. Times are in seconds.
-
-    `jobs` run at once. A run that fails is tried `retries` times more; one that takes longer than
-    `timeout` is ended with its whole tree, by SIGTERM and after `grace` by SIGKILL. After
-    `max_failures` no more is started and what runs is ended. With `out_dir` each run writes into
-    files of its own there, ``7.out`` and ``7.err``.
-    """
-
-    jobs: int = 1
-    retries: int = 0
-    timeout: float | None = None
-    grace: float = _GRACE
-    max_failures: int | None = None
-    out_dir: Path | None = None
-
-
-class LimitOptions(TypedDict, total=False):
-    """`Limits` as keyword options; with text for a duration (``"90s"``) or a folder."""
-
-    jobs: int
-    retries: int
-    timeout: float | str | None
-    grace: float
-    max_failures: int | None
-    out_dir: str | Path | None
-
-
-def make_limits(options: LimitOptions) -> Limits:
-    """Return checked limits; raise `InvalidRequest` for one that makes no sense."""
-    timeout, out_dir = options.get("timeout"), options.get("out_dir")
-    limits = Limits(
-        jobs=options.get("jobs", 1),
-        retries=options.get("retries", 0),
-        timeout=parse_duration(timeout) if isinstance(timeout, str) else timeout,
-        grace=options.get("grace", _GRACE),
-        max_failures=options.get("max_failures"),
-        out_dir=None if out_dir is None else Path(out_dir),
-    )
-    for name in ("jobs", "max_failures"):
-        if (1 if getattr(limits, name) is None else getattr(limits, name)) < 1:
-            raise InvalidRequest(name, "is less than 1")
-    if limits.retries < 0 or (limits.timeout is not None and limits.timeout <= 0):
-        raise InvalidRequest("retries or timeout", "is less than there can be")
-    return limits
 
 
 class LocalRun:

@@ -9,9 +9,9 @@ from functools import partial
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
-from hakuriver.sweep.children import Child, environment_for, output_pipes, read_some
+from hakuriver.sweep.local.children import Child, environment_for, output_pipes, read_some
+from hakuriver.sweep.local.spawn import Order, Spawner
 from hakuriver.sweep.records import STREAMS
-from hakuriver.sweep.spawn import Order, Spawner
 from hakuriver.sweep.trees import signal_group, signal_tree
 
 if TYPE_CHECKING:

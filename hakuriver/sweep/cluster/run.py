@@ -21,11 +21,11 @@ from hakuriver.client.portal import Drain
 from hakuriver.client.sync import Client
 from hakuriver.errors import Conflict, HakuRiverError, NotFound
 from hakuriver.model.tasks import TaskState
+from hakuriver.sweep.cluster.lanes import Lanes, lanes_of
+from hakuriver.sweep.cluster.options import command_of, variables_of
 from hakuriver.sweep.job import Job
 from hakuriver.sweep.journal import Attempt, Attempts
-from hakuriver.sweep.lanes import Lanes, lanes_of
 from hakuriver.sweep.records import Ended, Started
-from hakuriver.sweep.remote import command_of, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from hakuriver.client.handles import AsyncTask
     from hakuriver.model.submission import SubmitRequest
     from hakuriver.model.views import TaskView
+    from hakuriver.sweep.cluster.options import ClusterOptions
     from hakuriver.sweep.journal import Journal
+    from hakuriver.sweep.limits import Limits
     from hakuriver.sweep.plan import Plan
     from hakuriver.sweep.records import Event, Output
-    from hakuriver.sweep.remote import ClusterOptions
-    from hakuriver.sweep.run import Limits
     from hakuriver.sweep.targets import Program
 
 _AHEAD = 256

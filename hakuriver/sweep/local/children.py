@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hakuriver.sweep.spawn import Order, spawn
+from hakuriver.sweep.local.spawn import Order, spawn
 from hakuriver.sweep.trees import MARK
 
 if TYPE_CHECKING:

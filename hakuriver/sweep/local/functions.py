@@ -10,7 +10,7 @@ from functools import partial
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
-from hakuriver.sweep.children import Child, environment_for, read_some, start_worker
+from hakuriver.sweep.local.children import Child, environment_for, read_some, start_worker
 from hakuriver.sweep.records import STREAMS
 from hakuriver.sweep.trees import signal_group, signal_tree
 

@@ -1,0 +1,1 @@
+"""The combinations of a sweep as tasks of a cluster."""

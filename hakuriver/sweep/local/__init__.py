@@ -1,0 +1,1 @@
+"""The combinations of a sweep as processes of this machine."""
