@@ -113,10 +113,13 @@ def test_there_is_one_of_every_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_row_is_kept_and_the_old_file_beside_it(version: int, tmp_path: Path) -> None:
+def test_every_row_is_kept_and_the_old_file_beside_it(
+    version: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "host.db"
     restore(version, path)
     before = read(path)
+    caplog.set_level("INFO")
     Store(path, cluster_id="new").close()
     assert schema_of(path) == migrations.LATEST
     assert read(path) == expected(before)
@@ -124,6 +127,7 @@ def test_every_row_is_kept_and_the_old_file_beside_it(version: int, tmp_path: Pa
     assert backup.exists() == (version < migrations.LATEST)
     if backup.exists():
         assert (schema_of(backup), read(backup)) == (version, before)
+    assert (f"as it was it lies in {backup}" in caplog.text) == backup.exists()
 
 
 @pytest.mark.asyncio

@@ -6,6 +6,7 @@ Each step is a module ``vNNN_what`` with `STATEMENTS`. A database's version is i
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peewee import SqliteDatabase
+
+_log = logging.getLogger(__name__)
 
 STEPS: tuple[tuple[str, ...], ...] = (
     v001_initial.STATEMENTS,
@@ -43,6 +46,10 @@ def migrate(database: SqliteDatabase, path: Path) -> None:
         # SQLite keeps the mode of a file that is there, and empty.
         os.close(os.open(backup, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         database.execute_sql("VACUUM INTO ?", (str(backup),))
+        _log.info(
+            "%s is brought from schema %d to %d; as it was it lies in %s",
+            *(path, version, LATEST, backup),
+        )
     for number in range(version, LATEST):
         with database.atomic("EXCLUSIVE"):
             for statement in STEPS[number]:
