@@ -77,7 +77,10 @@ class Conflict(HakuRiverError):  # noqa: N818
 
 
 class TooManyRequests(HakuRiverError):  # noqa: N818
-    """Somebody asks more often than he may; after ``retry_after`` seconds he may again."""
+    """Somebody asks more often than he may; after ``retry_after`` seconds he may again.
+
+    A host that does not say when it was gives 0.
+    """
 
     http_status = 429
 

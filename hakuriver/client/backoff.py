@@ -41,12 +41,20 @@ class Backoff:
         self._failing_since = None
 
     async def wait(self, error: HakuRiverError) -> None:
-        """Sleep until the next attempt; raise `error` when patience is at its end."""
+        """Sleep until the next attempt; raise `error` when patience is at its end.
+
+        A host that says when it may be asked again is not asked before, or else once more when
+        patience ends.
+        """
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-        elif now - self._failing_since > self._patience:
+        left = self._failing_since + self._patience - now
+        if left < 0:
             raise error
         # Jitter keeps the clients of a restarted host from coming all at once.
-        await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311
+        pause = self._pause * random.uniform(0.5, 1.0)  # noqa: S311
+        if isinstance(error, TooManyRequests):
+            pause += min(error.retry_after, left)
+        await asyncio.sleep(pause)
         self._pause = min(2 * self._pause, _LONGEST)

@@ -24,12 +24,20 @@ _FIELDS_SHOWN = 3
 _TEXT_SHOWN = 300
 
 
-def error_from(url: str, path: str, status: int, body: bytes) -> HakuRiverError:
-    """Return the exception for an answer of the host at `url` that is no success."""
+def error_from(
+    url: str, path: str, status: int, body: bytes, *, retry_after: str = ""
+) -> HakuRiverError:
+    """Return the exception for an answer of the host at `url` that is no success.
+
+    `retry_after` is the answer's header of that name, in seconds; anything else says nothing.
+    """
     view = _read(body)
     if view is None:
         return _foreign(url, path, status)
-    return _refusal(url, status, view, submission=any(part in path for part in _SUBMISSIONS))
+    error = _refusal(url, status, view, submission=any(part in path for part in _SUBMISSIONS))
+    if isinstance(error, TooManyRequests) and retry_after.isascii() and retry_after.isdigit():
+        error.retry_after = float(retry_after)
+    return error
 
 
 def error_of(url: str, answer: ErrorAnswer) -> HakuRiverError:
@@ -57,7 +65,7 @@ def _told(url: str, status: int, detail: str, *, submission: bool) -> HakuRiverE
         case HTTPStatus.CONFLICT:
             error = Conflict(detail)
         case HTTPStatus.TOO_MANY_REQUESTS:
-            error = TooManyRequests(detail)
+            error = TooManyRequests(detail, retry_after=0.0)
         case HTTPStatus.SERVICE_UNAVAILABLE if submission:
             error = SubmissionRefused(detail)
         case HTTPStatus.SERVICE_UNAVAILABLE:

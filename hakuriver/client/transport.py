@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 
+    from hakuriver.errors import HakuRiverError
+
 _T = TypeVar("_T")
 
 #: Seconds to find the host, and to get a whole answer to one request.
@@ -62,7 +64,8 @@ class Transport:
         trust: with what a host that speaks TLS is asked; by default the system's authorities.
         base: what carries the requests, for tests.
         silence_limit: seconds after which a silent stream counts as broken.
-        repeat_seconds: seconds for which a request is sent again whose answer was lost.
+        repeat_seconds: seconds for which a request is sent again whose answer was lost, or that
+            came too early.
     """
 
     def __init__(
@@ -110,7 +113,8 @@ class Transport:
 
         With `repeat`, for what does nothing more when it arrives twice, the same request is sent
         again when its answer is lost, also while the host is gone. A host that is not there at
-        the first attempt is told at once. What was asked too often is asked again a little later.
+        the first attempt is told at once. What was asked too often is asked again when the
+        host said, within the time for which a lost answer is awaited.
         """
         backoff = Backoff(self._repeat_seconds)
         lost = False
@@ -153,7 +157,7 @@ class Transport:
                 await response.aclose()
                 raise
         if not response.is_success:
-            raise error_from(self.url, path, response.status_code, answer)
+            raise self._refusal(path, response, answer)
         return self._decode(answer, msgspec.json.Decoder(reply))
 
     def _address(self, path: str, params: Mapping[str, str] | None) -> httpx.URL:
@@ -178,22 +182,38 @@ class Transport:
         self, path: str, *, params: Mapping[str, str] | None = None
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open a byte stream: an iterator of chunks as they arrive, whatever their size."""
-        request = httpx.Request(
-            "GET",
-            self._address(path, params),
-            headers=self._headers,
-            extensions=self._stream_limits,
-        )
-        with self._our_errors():
-            response = await self._http.handle_async_request(request)
+        response = await self._open(path, params)
         try:
-            if not response.is_success:
-                with self._our_errors():
-                    content = await response.aread()
-                raise error_from(self.url, path, response.status_code, content)
             yield self._receive(response)
         finally:
             await response.aclose()
+
+    async def _open(self, path: str, params: Mapping[str, str] | None) -> httpx.Response:
+        """Return the beginning of a stream; asked too often, a host is asked again later."""
+        backoff = Backoff(self._repeat_seconds)
+        while True:
+            request = httpx.Request(
+                "GET",
+                self._address(path, params),
+                headers=self._headers,
+                extensions=self._stream_limits,
+            )
+            with self._our_errors():
+                response = await self._http.handle_async_request(request)
+                if response.is_success:
+                    return response
+                try:
+                    content = await response.aread()
+                finally:
+                    await response.aclose()
+            error = self._refusal(path, response, content)
+            if not isinstance(error, TooManyRequests):
+                raise error
+            await backoff.wait(error)
+
+    def _refusal(self, path: str, response: httpx.Response, content: bytes) -> HakuRiverError:
+        again = response.headers.get("Retry-After", "")
+        return error_from(self.url, path, response.status_code, content, retry_after=again)
 
     async def close(self) -> None:
         """Close every connection."""

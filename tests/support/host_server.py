@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from hakuriver.host.rates import Rate
     from hakuriver.model.messages import Known
     from hakuriver.model.nodes import NodeInfo
     from support.host_world import World
@@ -224,10 +225,17 @@ class Server:
 
 
 @asynccontextmanager
-async def open_server(path: Path, config: Config = CONFIG) -> AsyncIterator[Server]:
-    """Serve a host whose database is `path`, and leave nothing of it behind."""
+async def open_server(
+    path: Path, config: Config = CONFIG, *, requests: Rate | None = None
+) -> AsyncIterator[Server]:
+    """Serve a host whose database is `path`, and leave nothing of it behind.
+
+    `requests` is how often one token may ask, by default as often as of any host.
+    """
     async with open_world(path) as world:
         services = Services(config, Gate(config), world.cluster, Subscriptions(world.cluster.tally))
+        if requests is not None:
+            services = replace(services, requests=requests)
         http = HTTPServer(make_app(services), max_body_size=40 << 20)
         socket, port = bind_unused_port()
         http.add_socket(socket)

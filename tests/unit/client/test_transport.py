@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import TYPE_CHECKING
@@ -302,3 +303,55 @@ async def test_whoever_is_always_too_early_is_told() -> None:
     there = Transport("http://h:1", TOKEN, base=httpx.MockTransport(busy), repeat_seconds=0.1)
     with pytest.raises(TooManyRequests, match="too many requests"):
         await there.request("GET", "/api/x", Reply)
+
+
+@pytest.mark.parametrize("told", ["3600", "9" * 500])
+async def test_patience_is_no_longer_than_ours_whatever_the_host_says(told: str) -> None:
+    asked = 0
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        refusal = {"detail": "too many requests"}
+        return httpx.Response(429, headers={"Retry-After": told}, json=refusal)
+
+    there = Transport("http://h:1", TOKEN, base=httpx.MockTransport(busy), repeat_seconds=0.1)
+    async with asyncio.timeout(5):
+        with pytest.raises(TooManyRequests, match="too many requests") as caught:
+            await there.request("GET", "/api/x", Reply)
+    assert caught.value.retry_after == float(told)
+    # Once more when patience ended.
+    assert asked == 2
+
+
+@pytest.mark.parametrize("told", ["", "soon", "-5", "0", "²", "Wed, 21 Oct 2099 07:28:00 GMT"])
+async def test_what_says_no_seconds_leaves_the_pauses_ours(told: str) -> None:
+    asked = 0
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            headers = {b"Retry-After": told.encode("latin-1")}
+            return httpx.Response(429, headers=headers, json={"detail": "too many requests"})
+        return httpx.Response(200, json={"value": asked})
+
+    async with asyncio.timeout(5):
+        assert (await transport(busy).request("GET", "/api/x", Reply)).value == 3
+
+
+async def test_a_stream_that_was_asked_for_too_often_is_opened_when_the_host_said() -> None:
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+    refused = Chunks(b'{"detail": "too many requests"}')
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        asked.append(loop.time())
+        if len(asked) == 1:
+            return httpx.Response(429, headers={"Retry-After": "1"}, stream=refused)
+        return httpx.Response(200, stream=Chunks(b"a log"))
+
+    async with transport(busy).chunks("/api/task/1/stdout") as chunks:
+        assert [chunk async for chunk in chunks] == [b"a log"]
+    assert refused.closed
+    assert 1 <= asked[1] - asked[0] < 3

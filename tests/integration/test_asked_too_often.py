@@ -1,0 +1,63 @@
+"""A host that lets a token ask only now and then, and clients that come back when it said."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from hakuriver import AsyncClient, Client
+from hakuriver.host.rates import Rate
+from support.host_server import TOKEN, open_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.host_server import Server
+
+pytestmark = pytest.mark.asyncio
+
+COUNT = 3
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with open_server(tmp_path / "h.db", requests=Rate(per_second=1, burst=1)) as server:
+        yield server
+
+
+def answers(server: Server) -> dict[int, int]:
+    """Return how many answers of each status there were."""
+    counts: dict[int, int] = {}
+    for (_, _, status), count in server.world.cluster.tally.requests.items():
+        counts[status] = counts.get(status, 0) + count
+    return counts
+
+
+async def test_the_asynchronous_client_comes_back_when_the_host_said(server: Server) -> None:
+    async with AsyncClient(f"http://127.0.0.1:{server.port}", token=TOKEN) as client:
+        for _ in range(COUNT):
+            assert await client.nodes() == []
+    # With pauses of its own it would have asked some five times in each of these seconds.
+    assert answers(server) == {200: COUNT, 429: COUNT - 1}
+
+
+async def test_the_synchronous_client_comes_back_when_the_host_said(server: Server) -> None:
+    def ask() -> None:
+        with Client(f"http://127.0.0.1:{server.port}", token=TOKEN) as client:
+            for _ in range(COUNT):
+                assert client.nodes() == []
+
+    await asyncio.to_thread(ask)
+    assert answers(server) == {200: COUNT, 429: COUNT - 1}
+
+
+async def test_a_stream_is_opened_when_the_host_said(server: Server) -> None:
+    async with AsyncClient(f"http://127.0.0.1:{server.port}", token=TOKEN) as client:
+        await client.nodes()
+        async with client.cluster.events(None) as events:
+            assert (await anext(events)).rev >= 0
+        assert answers(server)[429] == 1
