@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.arguments import NAME, find_action, make_parser
 from hakuriver.cli.common import run, settings
+from hakuriver.cli.entry import entry
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-_BROKEN_PIPE = 141
 
-
+@entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code.
 
@@ -31,14 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments[:cut])
     action = find_action(parser, options, command, separated=cut < len(arguments))
-    try:
-        code = run(NAME, lambda: _act(parser, action, options, command))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
-    return code
+    return run(NAME, lambda: _act(parser, action, options, command))
 
 
 def _act(

@@ -74,20 +74,9 @@ def silence_of(address: str) -> str:
 def run(name: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit code; an error of ours becomes one line on stderr."""
     try:
-        code = command()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _reader_gone()
+        return command()
     except HakuRiverError as error:
         tell(name, str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return code
-
-
-def _reader_gone() -> int:
-    """End without a word: whoever read our output, such as ``head``, has seen enough."""
-    # What is left in the buffer would be tried, and complained of, once more at the exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-    return 128 + 13  # as a shell says it of SIGPIPE, which no other platform has

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import run, tell
+from hakuriver.cli.entry import entry
 from hakuriver.cli.sweep_arguments import NAME, parse
 from hakuriver.cli.tables import printable
 from hakuriver.sweep.shell import Unquoted
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+@entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code.
 

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run, settings
+from hakuriver.cli.entry import entry
 from hakuriver.cli.logfile import add_log_format, logging_to
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _NAME = "hakuriver.host"
 
 
+@entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the host until it is told to stop; return the exit code."""
     parser = argparse.ArgumentParser(_NAME, description="Run the cluster's host.")

@@ -16,6 +16,7 @@ import msgspec
 
 from hakuriver.cli.authority import TlsFiles, issue, names_of_host
 from hakuriver.cli.common import add_common_options, run
+from hakuriver.cli.entry import entry
 from hakuriver.cli.writing import write_new
 from hakuriver.config import Config, default_path, expand, load_config
 
@@ -85,6 +86,7 @@ _NO_TLS = """\
 """
 
 
+@entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file unless there is one; print its path; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import add_common_options, run, settings
+from hakuriver.cli.entry import entry
 from hakuriver.cli.logfile import FORMS, add_log_format, logging_to
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _JOINING_ONLY = ("shared_dir", "launcher", "run_as_user", "ca_fingerprint")
 _TOGETHER = "--join, --name and --token go together (`hakuriver token` on the host's machine)"
 
 
+@entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the runner until it is told to stop; return the exit code.
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hakuriver._version import __version__
+from hakuriver.cli.entry import entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ _COMMANDS = {
 }
 
 
+@entry
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand on to the command named first; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)

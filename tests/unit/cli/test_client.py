@@ -11,7 +11,7 @@ import pytest
 
 from hakuriver.cli import submitting
 from hakuriver.cli.client import main
-from hakuriver.client import remote, sync
+from hakuriver.client import remote
 from hakuriver.client.follow import Follow
 from hakuriver.errors import HostUnreachable
 from hakuriver.model.nodes import NodeStatus
@@ -366,20 +366,6 @@ def test_an_interrupt_says_how_to_come_back(
     assert "--status 1001" in err
     assert "Traceback" not in err
     assert not cluster.killed
-
-
-def test_a_reader_that_has_enough_is_no_error(
-    cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise BrokenPipeError
-
-    del cluster
-    replaced: list[int] = []
-    monkeypatch.setattr(sync.Client, "nodes", broken)
-    monkeypatch.setattr("hakuriver.cli.client.os.dup2", lambda _, new: replaced.append(new))
-    assert main(["--list-nodes"]) == 141
-    assert replaced
 
 
 def test_a_terminal_without_our_characters_is_no_error() -> None:
