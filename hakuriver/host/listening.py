@@ -76,6 +76,7 @@ class Server(HTTPServer):
             body_timeout=2 * patience,
         )
         tls.leave_to_callers()
+        logging.getLogger("tornado.general").addFilter(_quotes_nothing)
         self._context = context
         self._strangers = strangers
         self._patience = patience
@@ -140,6 +141,13 @@ class Server(HTTPServer):
         # Else the answers of a handshake would wait for one another's acknowledgement.
         stream.set_nodelay(True)
         return await stream.start_tls(server_side=True, ssl_options=self._context)
+
+
+def _quotes_nothing(record: logging.LogRecord) -> bool:
+    """Strip what Tornado quotes of a request that it cannot read: a token may stand in it."""
+    if str(record.msg).startswith("Malformed HTTP message from") and record.args:
+        record.msg, record.args = "Malformed HTTP message from %s", (record.args[0],)
+    return True
 
 
 def _drop(stream: IOStream) -> None:

@@ -254,9 +254,13 @@ class ApiHandler(RequestHandler):
         self.finish(msgspec.json.encode(view))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log what nobody expected; a refused request is no fault of the host."""
-        if not isinstance(value, HakuRiverError):
-            super().log_exception(typ, value, tb)
+        """Log what nobody expected; a refused request is no fault of the host.
+
+        The query is left out: somebody may have put a token there.
+        """
+        if not isinstance(value, HakuRiverError | HTTPError):
+            place = f"{self.request.method} {self.request.path[:200]}"
+            logger.error("Uncaught exception in %s", place, exc_info=(typ, value, tb))
 
 
 class UnknownPath(ApiHandler):

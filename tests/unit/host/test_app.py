@@ -200,10 +200,23 @@ async def test_a_fault_of_the_host_tells_the_log_alone(
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr(server.world.cluster.nodes, "views", faulty)
-    response = await server.ask("/api/nodes")
+    response = await server.ask("/api/nodes?token=misplaced")
     assert response.code == 500
     assert "secret" not in detail(response)
     assert "secret detail" in caplog.text
+    assert "GET /api/nodes" in caplog.text
+    assert "misplaced" not in caplog.text
+
+
+async def test_what_is_refused_is_not_quoted_in_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    form = {"Content_Type": "application/x-www-form-urlencoded", "Content_Encoding": "misplaced"}
+    response = await server.ask("/api/submit?token=misplaced", method="POST", body=b"a=b", **form)
+    assert 400 <= response.code < 500
+    assert (await server.ask("/api/tasks?limit=%ff&token=misplaced")).code == 422
+    assert "misplaced" not in caplog.text
 
 
 # -- tasks --------------------------------------------------------------------------------

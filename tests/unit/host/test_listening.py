@@ -97,6 +97,27 @@ async def test_who_goes_or_waits_is_no_trouble(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization: Bearer {}\x01",
+        "Authorization Bearer {}: ",
+        "Content-Length: {}",
+        "Transfer-Encoding: {}",
+        "Host: user:{}@h",
+    ],
+)
+async def test_what_cannot_be_read_is_not_quoted_in_the_log(
+    ports: tuple[int, int], caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    caplog.set_level("INFO")
+    header = line.format("the-token").encode()
+    answer = await ask(ports[0], b"GET / HTTP/1.1\r\n" + header + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert "Malformed HTTP message from 127.0.0.1" in caplog.messages
+    assert "the-token" not in caplog.text
+
+
 @pytest.mark.parametrize("said", [b"", b"GE", b"GET / HTTP/1.1\r\nX: ", ASK[:-2]])
 async def test_whoever_takes_too_long_is_let_go(said: bytes) -> None:
     socket, port = bind_unused_port()
