@@ -3,10 +3,14 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import socket
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hakuriver.model.auth import runner_token
 from support.looks import first_line
 from support.processes import alive, pids, proc_bytes, wait_until
 from support.streams import open_stream
@@ -57,10 +61,11 @@ def _forgotten(cluster: Cluster, value: str) -> None:
         raise AssertionError(f"the value is in {_holders(cluster, value)} still") from None
 
 
-def _start_with_log_files(make_cluster: Callable[..., Cluster]) -> Cluster:
+def _start_with_log_files(make_cluster: Callable[..., Cluster], form: str = "text") -> Cluster:
     cluster = make_cluster(
         nodes={"node1": "0"},
         settings={"paths": {"host_log_file": "~/host.log", "runner_log_file": "~/runner.log"}},
+        options=["--log-format", form],
     )
     cluster.start()
     assert (cluster.home / "host.log").exists()
@@ -162,10 +167,11 @@ def test_an_error_does_not_repeat_a_value(cluster: Cluster, value: str) -> None:
         assert value not in reply.body.decode(), path
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_live_daemons_forget_the_values_of_tasks_however_they_end(
-    make_cluster: Callable[..., Cluster], value: str
+    make_cluster: Callable[..., Cluster], value: str, form: str
 ) -> None:
-    cluster = _start_with_log_files(make_cluster)
+    cluster = _start_with_log_files(make_cluster, form)
     variables = {"SECRET": value}
     running = cluster.submit("sleep", "60", env_vars=variables, idempotency_key="a-key")
     waiting = cluster.submit("true", env_vars=variables)
@@ -213,3 +219,60 @@ def test_a_value_is_forgotten_after_a_crash_of_host_and_runner(
     cluster.restart("host", "node1")
     assert cluster.wait(task_id)["status"] == "completed"
     _forgotten(cluster, value)
+
+
+def _send(cluster: Cluster, header: str) -> bytes:
+    """Ask for the nodes with one header, right or wrong; return the beginning of the answer."""
+    request = f"GET /api/nodes HTTP/1.1\r\nHost: 127.0.0.1:{cluster.port}\r\n{header}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", cluster.port), timeout=10) as connection:
+        connection.sendall(request.encode())
+        return connection.recv(1 << 16)
+
+
+def _garble(cluster: Cluster, task_id: str, content: str) -> None:
+    """Let the host fail whenever it reads this task."""
+    (file,) = cluster.state_dir("host").rglob("*.db")
+    with closing(sqlite3.connect(file, timeout=10)) as database, database:
+        select = "SELECT batch_id FROM task WHERE id = ?"
+        change = f"UPDATE batch SET spec = ? WHERE id = ({select})"  # noqa: S608 - no input
+        database.execute(change, (b"\xc1" + content.encode(), int(task_id)))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_log_holds_a_secret_whatever_goes_wrong(
+    make_cluster: Callable[..., Cluster], value: str, form: str
+) -> None:
+    cluster = _start_with_log_files(make_cluster, form)
+    cluster.expect_trouble("Uncaught exception in ", "Traceback", ": 500")
+    variables = {"SECRET": value}
+    wrong = secrets.token_hex(16)
+    ended = cluster.run("/no/such/program", env_vars=variables)["task_id"]
+    cluster.run("true", env_vars=variables, working_directory="/no/such/folder")
+    # Requests that are refused, that cannot be read, and that make the host fail.
+    runners = runner_token(cluster.runner_secret, "node1")
+    for token in (cluster.token, cluster.second_token, runners, cluster.runner_secret, wrong):
+        assert _send(cluster, f"Authorization: Bearer {token}\x01").startswith(b"HTTP/1.1 400 ")
+        assert _send(cluster, f"Content-Length: {token}").startswith(b"HTTP/1.1 400 ")
+        assert _send(cluster, f"Authorization: Basic {token}").startswith(b"HTTP/1.1 401 ")
+        assert cluster.http("GET", f"/api/nodes?token={token}", token=wrong).status == 401
+    _garble(cluster, ended, value)
+    query = f"token={cluster.token}&secret={value}"
+    assert cluster.http("GET", f"/api/status/{ended}?{query}").status == 500
+    body = {"env_vars": variables}
+    assert cluster.http("POST", f"/api/rerun/{ended}?{query}", body=body).status == 500
+    # A runner whose token is refused.
+    cluster.runners["node1"].stop()
+    config = cluster.root / "node1.toml"
+    config.write_text(config.read_text("utf-8").replace(cluster.runner_secret, wrong), "utf-8")
+    cluster.start_runner("node1")
+    wait_until(lambda: "trying on" in cluster.runners["node1"].text(), what="it is refused")
+    kept = [value, wrong, cluster.token, cluster.second_token, cluster.runner_secret, runners]
+    kept += [runner_token(wrong, "node1"), cluster.private_value]
+    for name, words in (("host", ["Malformed", "Traceback"]), ("runner", ["linked", "trying on"])):
+        text = (cluster.home / f"{name}.log").read_text("utf-8")
+        assert all(word in text for word in words), text
+        assert not [secret for secret in kept if secret in text]
+        daemon = cluster.host if name == "host" else cluster.runners["node1"]
+        assert not [secret for secret in kept if secret in daemon.text()]
+        if form == "json":
+            assert all("message" in json.loads(line) for line in text.splitlines())

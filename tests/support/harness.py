@@ -95,7 +95,7 @@ class Cluster:
 
     `settings` are laid over every daemon's configuration, section by section. With `sysfs` the
     runners read their NUMA topology there. `ways` are the ports at which nodes look for the host,
-    where that is not its own.
+    where that is not its own. `options` are added to the command of every daemon.
     """
 
     root: Path
@@ -104,6 +104,7 @@ class Cluster:
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     sysfs: Path | None = None
     ways: Mapping[str, int] = field(default_factory=dict)
+    options: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -254,7 +255,7 @@ class Cluster:
         config = self._write_config(name, more)
         injected = ["--sysfs", str(self.sysfs)] if self.sysfs and role == "runner" else []
         return Daemon(
-            argv=[role, "-c", str(config), *injected],
+            argv=[role, "-c", str(config), *injected, *self.options],
             env=self._daemons_env,
             cwd=self.root / name / "cwd",
             log=self.root / f"{name}.log",
