@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from hakuriver.cli.tables import Table, printable
 from hakuriver.client.outcome import cause
 from hakuriver.model.nodes import NodeStatus
 from hakuriver.model.quantities import format_duration
@@ -20,12 +21,13 @@ from hakuriver.model.views import TaskResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hakuriver.cli.tables import Table
     from hakuriver.model.views import FailedTarget, TaskView
 
 _FONT = "font-family: var(--jp-code-font-family, monospace); font-size: 0.9em"
 _GREY = "var(--jp-ui-font-color2, #757575)"
-_LINE = f"{_FONT}; color: {_GREY}; padding-left: var(--jp-code-padding, 5px)"
+#: How far from the left edge what stands under a cell begins.
+MARGIN = "var(--jp-code-padding, 5px)"
+_LINE = f"{_FONT}; color: {_GREY}; padding-left: {MARGIN}"
 _GREEN = "var(--jp-success-color1, #2e7d32)"
 _RED = "var(--jp-error-color1, #c62828)"
 _BLUE = "var(--jp-brand-color1, #1565c0)"
@@ -50,6 +52,12 @@ _STATE_COLOURS: dict[str, str] = {
 
 # Results of a batch that are told one by one.
 _TOLD = 12
+
+# Characters of a cell under a head; a command may have a hundred thousand.
+_WIDEST = 80
+# Rows keep their height, so that a table that is replaced moves nothing below it.
+_ONE_LINE = "white-space: pre"
+_WRAPPED = "white-space: pre-wrap; overflow-wrap: anywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,21 +174,36 @@ def _short(view: TaskView) -> str:
 
 
 def table(content: Table) -> Rendered:
-    """Return a table as notebooks show one; the text is the one that commands print."""
-    head = _row("th", content.head, content.right)
-    rows = "".join(_row("td", row, content.right) for row in content.rows)
+    """Return a table as notebooks show one; the text is the one that commands print.
+
+    Under a head each row is one line and long cells are cut; a list of names and values wraps.
+    """
+    if content.head:
+        rows = tuple(tuple(shorten(cell, _WIDEST) for cell in row) for row in content.rows)
+        content = Table(content.head, rows, content.right)
+    lines = _ONE_LINE if content.head else _WRAPPED
+    head = _row("th", content.head, content.right, lines)
+    body = "".join(_row("td", row, content.right, lines) for row in content.rows)
     return Rendered(
         content.render(),
-        f'<table style="{_FONT}"><thead>{head}</thead><tbody>{rows}</tbody></table>',
+        f'<table style="{_FONT}"><thead>{head}</thead><tbody>{body}</tbody></table>',
     )
 
 
-def _row(tag: str, cells: Sequence[str], right: frozenset[int]) -> str:
+def shorten(text: str, width: int) -> str:
+    """Return `text`, without its middle if it has more than `width` characters."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _row(tag: str, cells: Sequence[str], right: frozenset[int], lines: str) -> str:
     """Return a row of HTML; a word that is a state gets its colour."""
     parts: list[str] = []
     for index, cell in enumerate(cells):
-        style = f"text-align: {'right' if index in right else 'left'}"
+        style = f"text-align: {'right' if index in right else 'left'}; {lines}"
         if cell in _STATE_COLOURS:
             style += f"; color: {_STATE_COLOURS[cell]}"
-        parts.append(f'<{tag} style="{style}">{escape(cell)}</{tag}>')
+        parts.append(f'<{tag} style="{style}">{escape(printable(cell))}</{tag}>')
     return f"<tr>{''.join(parts)}</tr>" if parts else ""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hakuriver.cli.tables import Table
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import FailedTarget
-from jupyter_ext.magics.render import note_line, result_words, status_line, table, worst
+from jupyter_ext.magics.render import note_line, result_words, shorten, status_line, table, worst
 from support.task_views import ended, view
 
 
@@ -98,8 +99,31 @@ def test_what_comes_from_elsewhere_is_escaped() -> None:
         assert repr(one) == bundle["text/plain"]
 
 
+def test_a_row_is_one_line_of_bounded_width() -> None:
+    long = f"python -c '{'x' * 5000}' n=6"
+    shown = table(Table(("task", "command"), (("7", long), ("8", "two\nlines"))))
+    for form in (shown.text, shown.html):
+        assert "two\\nlines" in form
+        assert "n=6" in form
+        assert "x" * 80 not in form
+    assert shown.html.count('white-space: pre"') == 6
+
+
+def test_a_list_of_names_and_values_is_whole_and_wraps() -> None:
+    shown = table(Table((), (("command", "x" * 5000),)))
+    assert "x" * 5000 in shown.html
+    assert "white-space: pre-wrap; overflow-wrap: anywhere" in shown.html
+
+
+@pytest.mark.parametrize("width", range(1, 8))
+def test_what_is_shortened_keeps_both_ends(width: int) -> None:
+    short = shorten("abcdef", width)
+    assert len(short) == min(width, 6)
+    assert short == "abcdef" or (width < 3 or (short[0], short[-1]) == ("a", "f"))
+
+
 def test_a_table_aligns_numbers_and_colours_states() -> None:
     html = table(Table(("node", "cores"), (("node1", "4"), ("online", "2")), frozenset({1}))).html
-    assert '<th style="text-align: right">cores</th>' in html
-    assert '<td style="text-align: right">4</td>' in html
+    assert '<th style="text-align: right; white-space: pre">cores</th>' in html
+    assert '<td style="text-align: right; white-space: pre">4</td>' in html
     assert "color: var(--jp-success-color1" in html
