@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
+from dataclasses import dataclass
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.tables import Table
+from hakuriver.cli.sweep_screen import words
+from hakuriver.cli.tables import Table, printable
 from hakuriver.model.quantities import format_duration
+from hakuriver.sweep.journal import read_ends
 from hakuriver.sweep.records import Ended, Output, Started
-from jupyter_ext.magics.render import Rendered, note_line, table
+from jupyter_ext.magics.render import MARGIN, Rendered, note_line, shorten, table
 
 if TYPE_CHECKING:
     from hakuriver.sweep.records import Event
@@ -20,22 +25,48 @@ if TYPE_CHECKING:
 _PACE = 0.2
 _CALM = 0.8
 _ROWS = 30
-_WIDEST = 80
+# Characters of a parameter's value and of a last line.
+_VALUE = 40
+_LAST = 80
+# What colours a terminal's text, and what sets its title.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a combination ended, as a row shows it."""
+
+    ok: bool
+    seconds: float
+    last: str
 
 
 class SweepView:
-    """Shows a sweep's combinations under its cell; a terminal gets the last state alone."""
+    """Shows a sweep's combinations under its cell; a terminal gets the last state alone.
+
+    Raises:
+        JournalError: the sweep goes on from a journal that is damaged.
+    """
 
     def __init__(self, sweep: Sweep, place: Place) -> None:
         self._sweep = sweep
         self._line = place.line()
         self._live = place.is_kernel
         self._running: dict[int, float] = {}
-        self._ended: dict[int, Ended] = {}
+        self._ended: dict[int, _End] = {}
         self._failed: list[int] = []
         self._lines: dict[int, str] = {}
+        self._complaints: dict[int, str] = {}
+        # How many have ended well, and how many of them in earlier runs of a sweep that goes on.
+        self._completed = self._earlier = 0
         self._begin = time.monotonic()
+        self._over: float | None = None
         self._next, self._changed = 0.0, False
+        if sweep.resumed:
+            for end in read_ends(sweep.path):
+                if end.ok:
+                    self._keep(end)
+            self._earlier = self._completed
 
     def take(self, event: Event) -> None:
         """Take what happened, and show it if the last look was not just now."""
@@ -43,35 +74,63 @@ class SweepView:
             case Started():
                 self._running[event.index] = time.monotonic()
             case Output():
-                lines = event.lines.decode("utf-8", "replace").splitlines()
-                self._lines[event.index] = next((each for each in lines[::-1] if each.strip()), "")
+                self._take_output(event)
             case Ended():
                 self._take_end(event)
         self._changed = True
         if self._live and time.monotonic() >= self._next:
-            self.show()
+            self._show()
 
     def refresh(self) -> None:
         """Show what has changed since; times alone are worth a look every second."""
         due = self._next if self._changed else self._next + _CALM
         if self._live and time.monotonic() >= due:
-            self.show()
+            self._show()
+
+    def finish(self) -> None:
+        """Show how it ended: nothing runs any more, whatever has not ended was stopped."""
+        self._over = time.monotonic()
+        self._show()
+
+    def failure(self, index: int) -> str | None:
+        """Return why a combination failed in this run; None if it did not, or long ago."""
+        end = self._ended.get(index)
+        return None if end is None or end.ok else end.last
+
+    def _take_output(self, event: Output) -> None:
+        lines = event.lines.decode("utf-8", "replace").splitlines()
+        last = next((each for each in reversed(lines) if each.strip()), None)
+        if last is None:
+            return
+        # Made plain when it is shown: there may be thousands in between.
+        last = shorten(last.strip(), 4 * _LAST)
+        self._lines[event.index] = last
+        if event.stream == "stderr":
+            self._complaints[event.index] = last
 
     def _take_end(self, event: Ended) -> None:
         self._running.pop(event.index, None)
         self._lines.pop(event.index, None)
-        if event.again:
-            return
-        self._ended[event.index] = event
-        if not event.ok:
+        complaint = self._complaints.pop(event.index, "")
+        if not event.again:
+            self._keep(event, complaint)
+
+    def _keep(self, event: Ended, complaint: str = "") -> None:
+        last = event.last_line
+        if event.ok:
+            self._completed += 1
+            last = event.reason or last
+        else:
             self._failed.append(event.index)
+            # What went wrong is rather on stderr.
+            last = ": ".join(part for part in (words(event), complaint or last) if part)
+        self._ended[event.index] = _End(event.ok, event.seconds, _plain(last))
         # Of a long sweep the last ones are enough.
         while len(self._ended) > max(_ROWS, len(self._failed[:_ROWS]) + _ROWS):
             oldest = next(each for each in self._ended if each not in self._failed[:_ROWS])
             del self._ended[oldest]
 
-    def show(self) -> None:
-        """Show how it stands now."""
+    def _show(self) -> None:
         self._next, self._changed = time.monotonic() + _PACE, False
         head = self._head()
         sweep = self._sweep
@@ -80,47 +139,67 @@ class SweepView:
         body = table(Table(columns, rows, frozenset({0, len(columns) - 2})))
         note = note_line(head)
         bar = (
-            f'<progress value="{sweep.done + sweep.failed}" max="{max(1, len(sweep))}"></progress>'
+            f'<progress style="margin-left: {MARGIN}" aria-label="{escape(head)}" '
+            f'value="{self._done()}" max="{max(1, len(sweep))}"></progress>'
         )
         self._line.show(
             Rendered(
                 text=f"{head}\n{body.text}",
-                html=f'<div title="{escape(head)}">{bar}{note.html}{body.html}</div>',
+                html=f"<div>{bar}{note.html}{body.html}</div>",
             )
         )
 
+    def _done(self) -> int:
+        return self._completed + len(self._failed)
+
     def _head(self) -> str:
         sweep = self._sweep
-        done = sweep.done + sweep.failed
-        parts = [f"sweep {sweep.header.shown}", f"{done} of {len(sweep)}"]
-        if sweep.failed:
-            parts.append(f"{sweep.failed} failed")
-        if self._running:
+        done, total = self._done(), len(sweep)
+        parts = [f"sweep {sweep.header.shown}", f"{done} of {total}"]
+        if self._failed:
+            parts.append(f"{len(self._failed)} failed")
+        if self._over is None and self._running:
             parts.append(f"{len(self._running)} running")
-        took = time.monotonic() - self._begin
-        if 0 < done < len(sweep) and self._ended:
-            left = took / max(1, done) * (len(sweep) - done)
-            parts.append(f"{format_duration(max(1, round(left)))} left")
+        if self._over is not None and done < total:
+            parts.append("stopped")
+        took = self._now() - self._begin
+        now = done - self._earlier
+        if self._over is None and now and done < total:
+            parts.append(f"{format_duration(max(1, round(took / now * (total - done))))} left")
         else:
             parts.append(f"{took:.1f} s")
         return " · ".join(parts)
 
+    def _now(self) -> float:
+        return time.monotonic() if self._over is None else self._over
+
     def _chosen(self) -> list[int]:
+        """Return the rows: always as many, so that what is below the table stays in its place."""
         if len(self._sweep) <= _ROWS:
             return list(range(len(self._sweep)))
-        chosen = [*self._failed[: _ROWS // 3], *list(self._running)[: _ROWS // 3]]
+        chosen = {*self._failed[: _ROWS // 3], *islice(self._running, _ROWS // 3)}
         rest = [each for each in reversed(self._ended) if each not in chosen]
-        return sorted({*chosen, *rest[: _ROWS - len(chosen)]})
+        chosen.update(rest[: _ROWS - len(chosen)])
+        if len(chosen) < _ROWS:
+            known = self._ended.keys() | self._running.keys()
+            coming = (each for each in range(len(self._sweep)) if each not in known)
+            chosen.update(islice(coming, _ROWS - len(chosen)))
+        return sorted(chosen)
 
     def _row(self, index: int) -> tuple[str, ...]:
-        state, took, last = "pending", "", ""
+        state, took, last = "pending" if self._over is None else "not run", "", ""
         ended = self._ended.get(index)
         if index in self._running:
-            state, last = "running", self._lines.get(index, "")
-            took = f"{time.monotonic() - self._running[index]:.1f} s"
+            state = "running" if self._over is None else "stopped"
+            last = _plain(self._lines.get(index, ""))
+            took = f"{self._now() - self._running[index]:.1f} s"
         elif ended is not None:
             state = "completed" if ended.ok else "failed"
-            took = f"{ended.seconds:.2f} s"
-            last = ended.reason or ended.last_line
-        values = self._sweep[index].values
-        return (str(index + 1), *values, state, took, last[:_WIDEST])
+            took, last = f"{ended.seconds:.2f} s", ended.last
+        values = (shorten(value, _VALUE) for value in self._sweep[index].values)
+        return (str(index + 1), *values, state, took, last)
+
+
+def _plain(text: str) -> str:
+    """Return what a program wrote as one short line without its colours."""
+    return shorten(printable(_ESCAPES.sub("", text).expandtabs(4)), _LAST)

@@ -182,7 +182,7 @@ def _finish(made: Sweep, arguments: Arguments, store: Callable[[str, object], No
             left_alone = f"; tasks that were submitted go on: {kill}"
         raise CellInterrupted(f"interrupted; {_way_back(made)}{left_alone}") from None
     finally:
-        view.show()
+        view.finish()
     results = made.results()
     value = _frame(results)
     if options.out:
@@ -190,9 +190,10 @@ def _finish(made: Sweep, arguments: Arguments, store: Callable[[str, object], No
     if results.failed and not options.no_raise_error:
         count = len(results.failed)
         first = results.failed[0]
+        why = view.failure(first["run"] - 1) or first["reason"] or f"exit code {first['exit_code']}"
         raise SweepFailed(
             f"{count} of {len(made)} combinations failed, the first is run {first['run']} "
-            f"({first['reason'] or first['last_line'] or first['exit_code']}); {_way_back(made)}"
+            f"({why}); {_way_back(made)}"
         )
     return None if options.out else value
 
