@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hakuriver.host import feed as module
 from hakuriver.host.feed import Feed
@@ -204,3 +206,57 @@ async def test_a_node_that_was_forgotten_is_an_event_like_others() -> None:
     assert await take(late, 2) == [{"rev": 5}, {"rev": 6, "forgotten": "n"}]
     for one in (stream, late):
         await one.aclose()
+
+
+def scan(feed: Feed, seen: int) -> tuple[int, list[bytes]]:
+    """What `Feed._since` returns, found by a look at every entry."""
+    news = [entry for entry in feed._ring if entry[0] > seen]
+    piece = news[: module._PIECE]
+    reached = feed.rev if len(piece) == len(news) else piece[-1][0]
+    return reached, [encoded for _, encoded in piece]
+
+
+@given(
+    start=st.integers(0, 5),
+    steps=st.lists(st.integers(1, 4), max_size=30),
+    ring=st.integers(1, 12),
+    piece=st.integers(1, 5),
+)
+async def test_the_next_piece_is_the_one_that_a_scan_of_the_ring_finds(
+    start: int, steps: list[int], ring: int, piece: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_RING", ring)
+        patch.setattr(module, "_PIECE", piece)
+        log = Log(rev=start)
+        rev = start
+        for step in steps:
+            rev += step
+            log.happen(rev)
+        for seen in range(start - 1, rev + 2):
+            assert log.feed._since(seen) == scan(log.feed, seen)
+
+
+async def test_a_piece_costs_the_same_however_far_behind_its_follower_is() -> None:
+    class Counting:
+        """Stands for the ring and counts the looks at its entries; it cannot be gone through."""
+
+        looks = 0
+        __iter__ = None
+
+        def __len__(self) -> int:
+            return len(entries)
+
+        def __getitem__(self, place: int) -> tuple[int, bytes]:
+            self.looks += 1
+            return entries[place]
+
+    log = Log()
+    log.happen(*range(1, 4097))
+    entries = log.feed._ring
+    log.feed._ring = ring = cast("Any", Counting())
+    for seen in (0, 2000, 4000, 4095, 4096):
+        ring.looks = 0
+        _, lines = log.feed._since(seen)
+        assert len(lines) == min(256, 4096 - seen)
+        assert ring.looks <= len(lines) + 13
