@@ -145,7 +145,8 @@ class Server(HTTPServer):
 
 def _quotes_nothing(record: logging.LogRecord) -> bool:
     """Strip what Tornado quotes of a request that it cannot read: a token may stand in it."""
-    if str(record.msg).startswith("Malformed HTTP message from") and record.args:
+    quotes = str(record.msg).startswith("Malformed HTTP message from")
+    if quotes and isinstance(record.args, tuple) and record.args:
         record.msg, record.args = "Malformed HTTP message from %s", (record.args[0],)
     return True
 
