@@ -14,16 +14,17 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, StreamClosedError
 
 from hakuriver import tls
-from hakuriver.model.submission import MAX_REQUEST
+from hakuriver.host.bodies import BoundedBody
 
 if TYPE_CHECKING:
     import ssl
 
+    from tornado.httputil import HTTPConnection, HTTPMessageDelegate
     from tornado.web import Application
 
     from hakuriver.host.strangers import Strangers
@@ -66,10 +67,8 @@ class Server(HTTPServer):
         patience: float = PATIENCE,
     ) -> None:
         """Take over what the class was called with."""
-        # The handlers refuse a body over the limit by name; what is far over is cut off here.
         super().initialize(
             application,
-            max_body_size=2 * MAX_REQUEST,
             max_header_size=_MAX_HEADER,
             # It holds for the headers of a request as well as for the time between two.
             idle_connection_timeout=patience,
@@ -95,6 +94,14 @@ class Server(HTTPServer):
             # One that was cancelled before its first step has not closed anything itself.
             self._strangers.forget(stream)
             _drop(stream)
+
+    def start_request(
+        self, server_conn: object, request_conn: HTTPConnection
+    ) -> HTTPMessageDelegate:
+        """Return what takes a request, up to the largest body that there may be."""
+        taker = super().start_request(server_conn, request_conn)
+        assert isinstance(request_conn, HTTP1Connection)  # noqa: S101 - told to the type checker
+        return BoundedBody(taker, request_conn)
 
     async def close_all_connections(self) -> None:
         """Close those that have begun, and those that were about to."""
