@@ -307,7 +307,11 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def to_iso(moment: float | None) -> str | None:
     """Return seconds since the Unix epoch as ISO 8601 in UTC; None stays None."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+    if moment is None:
+        return None
+    # A page has thousands of these: msgspec takes half the time of `isoformat`, and writes a Z.
+    text: str = msgspec.to_builtins(datetime.fromtimestamp(moment, UTC))
+    return f"{text[:-1]}+00:00"
 
 
 def from_iso(text: str | None) -> float | None:

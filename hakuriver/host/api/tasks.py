@@ -43,6 +43,13 @@ class TasksQuery(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class _Page(msgspec.Struct, frozen=True):
+    """A `TaskList` whose tasks are JSON already."""
+
+    tasks: list[msgspec.Raw]
+    next_before: str | None
+
+
 class Status(ApiHandler):
     """``GET /status/{id}``."""
 
@@ -70,15 +77,17 @@ class Tasks(ApiHandler):
             name=query.name,
             owner=self._owner_asked(query),
         )
-        views: list[TaskView] = []
+        tasks: list[msgspec.Raw] = []
         size = 0
         for record in records[:limit]:
             if size > _PAGE_BYTES:
                 break
-            views.append(cluster.view(record))
-            size += len(msgspec.json.encode(views[-1]))
-        more = views[-1].task_id if len(records) > len(views) else None
-        await self.reply(TaskList(views, more))
+            # Encoded once, for its size and for the answer.
+            encoded = msgspec.json.encode(cluster.view(record))
+            tasks.append(msgspec.Raw(encoded))
+            size += len(encoded)
+        more = str(records[len(tasks) - 1].id) if len(records) > len(tasks) else None
+        await self.reply(_Page(tasks, more))
 
     def _owner_asked(self, query: TasksQuery) -> str | None:
         if query.mine and query.owner not in (None, self.owner):

@@ -19,6 +19,7 @@ from hakuriver.model.messages import (
     Started,
 )
 from hakuriver.model.submission import MAX_REQUEST
+from hakuriver.model.views import TaskList
 from support.host_server import CONFIG, Stream, detail, open_server
 from support.host_world import known, node_info, until
 
@@ -233,6 +234,17 @@ async def test_lists_are_paged_newest_first(server: Server) -> None:
     assert rest["next_before"] is None
     assert (await server.get("/tasks?state=running"))["tasks"] == []
     assert len((await server.get("/tasks?state=assigning&node=n&owner=alice"))["tasks"]) == 2
+
+
+async def test_a_page_is_byte_for_byte_a_list_of_views(server: Server) -> None:
+    await server.join()
+    ids = await server.submitted(targets=["n"] * 3, name='é"', arguments=["a\n"])
+    views = [await server.world.view(task_id) for task_id in reversed(ids)]
+    for limit, more in ((3, None), (2, str(ids[1]))):
+        response = await server.ask(f"/api/tasks?limit={limit}")
+        assert response.body == msgspec.json.encode(TaskList(views[:limit], more))
+    response = await server.ask("/api/tasks?name=nosuch")
+    assert response.body == msgspec.json.encode(TaskList([], None))
 
 
 @pytest.mark.parametrize(

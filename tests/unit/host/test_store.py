@@ -12,7 +12,7 @@ import pytest
 from hakuriver.errors import StoreError
 from hakuriver.host.records import NodeRecord
 from hakuriver.host.store import queries
-from hakuriver.model.tasks import FINAL, LEGAL, TaskSpec, TaskState
+from hakuriver.model.tasks import FINAL, LEGAL, Origin, TaskSpec, TaskState, Usage
 from hakuriver.model.views import MASK
 from support.host_rows import ask_kill, get, insert, move, records, statement, walk
 from support.host_world import Commits, node_info
@@ -49,6 +49,29 @@ async def test_a_task_is_read_as_it_was_written(store: Store) -> None:
     record = msgspec.structs.replace(record, placement=place)
     await insert(store, [record], None)
     assert await get(store, record.id) == record
+
+
+@pytest.mark.asyncio
+async def test_every_column_is_read_in_the_type_that_it_was_written_in(store: Store) -> None:
+    record = msgspec.structs.replace(
+        records(store, spec=TaskSpec(command="c", name="n"))[0],
+        status=TaskState.KILLED_OOM,
+        origin=Origin(owner="o", submitted_at=5.0, targeted=False, retry_of=7),
+        node="m",
+        reason="r",
+        exit_code=-9,
+        kill_requested=True,
+        started_at=6.0,
+        completed_at=7.5,
+        stdout_path="/o",
+        stderr_path="/e",
+        unit="u",
+        usage=Usage(cpu_seconds=1.0, numa_memory_bytes={"0": 1}),
+        logs_removed=True,
+    )
+    await insert(store, [record], None)
+    # Equal would be 1 and True too, or 5 and 5.0; clients tell them apart.
+    assert repr(await get(store, record.id)) == repr(record)
 
 
 @pytest.mark.asyncio

@@ -30,6 +30,11 @@ def test_times_survive_to_the_microsecond(moment: float) -> None:
     assert datetime.fromisoformat(text).tzinfo == UTC
 
 
+@given(st.floats(-1e10, 1e11) | st.integers(0, 1 << 36).map(float))
+def test_times_are_written_as_python_writes_them(moment: float) -> None:
+    assert to_iso(moment) == datetime.fromtimestamp(moment, UTC).isoformat()
+
+
 def test_no_time_stays_none() -> None:
     assert to_iso(None) is None
     assert from_iso(None) is None
