@@ -27,6 +27,7 @@ from hakuriver.sweep.journal import (
 from hakuriver.sweep.limits import LimitOptions, make_limits
 from hakuriver.sweep.local.run import LocalRun
 from hakuriver.sweep.plan import Plan
+from hakuriver.sweep.pruning import prune_journals
 from hakuriver.sweep.records import Ended
 from hakuriver.sweep.results import Results, record_of
 from hakuriver.sweep.targets import find_program
@@ -228,6 +229,8 @@ class Sweep:
             return journal
         journal = Journal.create(self.path, self.header)
         self.resumed = True
+        if self.is_among_others:
+            prune_journals(self.path.parent)
         return journal
 
     def _runner(self, journal: Journal) -> LocalRun | ClusterRun:
