@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -12,9 +13,15 @@ from msgspec import Meta
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from hakuriver._version import __version__
-from hakuriver.errors import Conflict, InvalidRequest, StoreError, Unauthorized
+from hakuriver.errors import (
+    Conflict,
+    InvalidRequest,
+    StoreError,
+    TooManyRequests,
+    Unauthorized,
+)
 from hakuriver.host import exchange, reconcile, retention
-from hakuriver.host.api.base import ApiHandler, services_of, stream_of
+from hakuriver.host.api.base import ApiHandler, count_in, services_of, stream_of
 from hakuriver.host.api.operations import JSON, MSGPACK, Operation
 from hakuriver.host.auth import bearer
 from hakuriver.model.auth import runner_token
@@ -98,18 +105,27 @@ class RunnerLink(WebSocketHandler):
     _told_bytes = 0
 
     async def prepare(self) -> None:
-        """Refuse whoever has not the token of the node it names."""
+        """Refuse browsers, and whoever has not the token of the node it names."""
+        if "Origin" in self.request.headers:
+            # A runner sends none. Tornado would let pages in whose name is the one they ask for.
+            await self._turn_away(403, "this path is for runners; pages of browsers are refused")
+            return
         services = services_of(self.application)
         name = authenticated_node(self.request, services)
         if name is None:
-            self.set_status(401)
-            await self.finish({"detail": "this is no runner token for the node it names"})
+            try:
+                count_in(services.guesses, str(self.request.remote_ip))
+            except TooManyRequests as error:
+                self.set_header("Retry-After", str(math.ceil(error.retry_after)))
+                await self._turn_away(error.http_status, str(error))
+                return
+            await self._turn_away(401, "this is no runner token for the node it names")
             return
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             # Else Tornado would answer in plain text.
-            self.set_status(405 if self.request.method != "GET" else 426)
             self.set_header("Allow", "GET")
-            await self.finish({"detail": "this path takes the WebSocket of a runner alone"})
+            status = 405 if self.request.method != "GET" else 426
+            await self._turn_away(status, "this path takes the WebSocket of a runner alone")
             return
         services.strangers.forget(stream_of(self.request))
         self.begin(name, services)
@@ -124,9 +140,9 @@ class RunnerLink(WebSocketHandler):
         self._outbox = Outbox(lambda: loop.call_soon(self._flush))
         self._logs = services.subscriptions
 
-    def check_origin(self, origin: str) -> bool:  # noqa: ARG002
-        """Refuse browsers: a runner sends no Origin."""
-        return False
+    async def _turn_away(self, status: int, detail: str) -> None:
+        self.set_status(status)
+        await self.finish({"detail": detail})
 
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Send small messages at once: without this a task costs 40 ms more."""

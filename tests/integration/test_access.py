@@ -22,9 +22,10 @@ ENDPOINTS = [
 BODY = {"command": "true", "targets": ["node1"]}
 
 
-def _dial(cluster: Cluster, name: str, token: str | None) -> Reply:
+def _dial(cluster: Cluster, name: str, token: str | None, **headers: str) -> Reply:
     """Ask for the runner's WebSocket; the answer to one who is let in would be 101."""
     upgrade = {
+        **headers,
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Sec-WebSocket-Version": "13",
@@ -80,6 +81,18 @@ def test_only_the_nodes_own_token_speaks_for_a_node(cluster: Cluster, kind: str)
         assert cluster.http("GET", path, token=token).status in {401, 403}
     assert {node["hostname"] for node in cluster.get("/api/nodes")["nodes"]} == {"node1", "node2"}
     assert cluster.run("true")["status"] == "completed"
+
+
+@pytest.mark.parametrize("kind", ["other", "own", "rebound"])
+def test_a_page_gets_no_runner_link_whatever_it_knows(cluster: Cluster, kind: str) -> None:
+    own = f"127.0.0.1:{cluster.port}"
+    host = "evil.example" if kind == "rebound" else own
+    origin = f"http://{own if kind == 'own' else 'evil.example'}"
+    token = runner_token(cluster.runner_secret, "newcomer")
+    for more in ({}, {"Sec-Fetch-Site": "same-origin"}):
+        reply = _dial(cluster, "newcomer", token, Origin=origin, Host=host, **more)
+        assert reply.status == 403
+        assert "pages" in reply.json()["detail"]
 
 
 def test_a_runner_with_a_wrong_secret_does_not_join(

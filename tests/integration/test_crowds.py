@@ -87,9 +87,10 @@ def test_followers_that_do_not_read_cost_little_memory(fresh_cluster: Cluster) -
         assert resident_bytes(cluster.host.pid) < before + 150 * MIB
 
 
-def test_wrong_tokens_are_counted_and_right_ones_let_in(fresh_cluster: Cluster) -> None:
+@pytest.mark.parametrize("path", ["/api/nodes", "/api/runner?name=node1"])
+def test_wrong_tokens_are_counted_and_right_ones_let_in(fresh_cluster: Cluster, path: str) -> None:
     cluster = fresh_cluster
-    answers = [cluster.http("GET", "/api/nodes", token="wrong") for _ in range(1200)]
+    answers = [cluster.http("GET", path, token="wrong") for _ in range(1200)]
     assert answers[0].status == 401
     assert answers[-1].status == 429
     assert int(answers[-1].headers["Retry-After"]) >= 1

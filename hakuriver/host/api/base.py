@@ -55,7 +55,7 @@ def stream_of(request: HTTPServerRequest) -> IOStream | None:
     return connection.stream if isinstance(connection, HTTP1Connection) else None
 
 
-def _count(rate: Rate, asker: str) -> None:
+def count_in(rate: Rate, asker: str) -> None:
     """Note that somebody asks; raise `TooManyRequests` if it is too often."""
     wait = rate.take(asker, time.monotonic())
     if wait > 0:
@@ -100,9 +100,9 @@ class ApiHandler(RequestHandler):
             owner = self.authenticate()
         except Unauthorized:
             # The right token is let in all the same: nobody can lock out others by guessing.
-            _count(self.services.guesses, str(self.request.remote_ip))
+            count_in(self.services.guesses, str(self.request.remote_ip))
             raise
-        _count(self.services.requests, owner)
+        count_in(self.services.requests, owner)
         self.services.strangers.forget(self._socket)
         return owner
 
