@@ -186,7 +186,8 @@ def make_known(api: Api, case: Case[Any], draw: Callable[[Any], Any]) -> None:
     if case.path == "/submit" and isinstance(case.body, dict) and draw(st.booleans()):
         make_fitting(case.body)
     if case.path == "/submit-many" and isinstance(case.body, dict):
-        for one in cast("Any", case.body.get("submissions") or []):
+        several = cast("Any", case.body.get("submissions"))
+        for one in several if isinstance(several, list) else ():
             if isinstance(one, dict) and draw(st.booleans()):
                 make_fitting(one)
 
