@@ -212,7 +212,8 @@ async def _check(node: Node, authority: str | None) -> None:
     except Unauthorized:
         raise Unauthorized(
             f"the host at {transport.url} does not accept this token for the node {node.name}: "
-            f"make a new line there with `hakuriver token --node {node.name}`"
+            f"make a new line there with `hakuriver token --node {node.name}`, and restart the "
+            "host if its runner secret was replaced since it started"
         ) from None
     except NotFound:
         raise ConfigError(

@@ -171,6 +171,7 @@ def test_a_token_for_another_name_is_not_accepted(join: Join, home: Path, port: 
     assert code == 1
     assert "does not accept this token for the node other" in err
     assert "hakuriver token --node other" in err
+    assert "restart the host" in err
     assert runner_token(SECRET, "n3") not in err
     assert list(home.iterdir()) == []
 
