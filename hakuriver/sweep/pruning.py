@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _DAY = 24 * 60 * 60.0
 #: Seconds after its last line that the journal of a finished sweep stays, and any other.
-KEEP_FINISHED = 30 * _DAY
-KEEP_ANY = 180 * _DAY
+KEEP_FINISHED = 180 * _DAY
+KEEP_ANY = 365 * _DAY
 # As `new_id` and those before it made them; whatever else lies there is not ours to remove.
 _NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6,9}\.jsonl")
 # The whole line of an end as `Journal.add` writes it, and what it holds if that was well. In text

@@ -50,15 +50,15 @@ def age(path: Path, days: float) -> None:
 @pytest.mark.parametrize(
     ("codes", "days", "stays"),
     [
-        (FINISHED, 29.9, True),
-        (FINISHED, 30.1, False),
-        ({2: 0, 0: 0}, 30.1, True),
-        ({2: 0, 0: 0}, 179.9, True),
-        ({2: 0, 0: 0}, 180.1, False),
-        ({}, 179.9, True),
-        ({}, 180.1, False),
-        ({0: 0, 1: 0, 2: 1}, 30.1, True),
-        ({0: 0, 1: 0, 2: None}, 30.1, True),
+        (FINISHED, 179.9, True),
+        (FINISHED, 180.1, False),
+        ({2: 0, 0: 0}, 180.1, True),
+        ({2: 0, 0: 0}, 364.9, True),
+        ({2: 0, 0: 0}, 365.1, False),
+        ({}, 364.9, True),
+        ({}, 365.1, False),
+        ({0: 0, 1: 0, 2: 1}, 180.1, True),
+        ({0: 0, 1: 0, 2: None}, 180.1, True),
         (FINISHED, -1000, True),
     ],
 )
@@ -77,7 +77,7 @@ def test_the_last_end_of_a_combination_counts(tmp_path: Path, *, last: int, stay
     with Journal.open(path) as journal:
         journal.add(Ended(1, last, 0.5, 13.25))
         journal.add(Ended(0, 0, 0.5, 13.25))
-    age(path, 31)
+    age(path, 181)
     prune_journals(tmp_path)
     assert path.exists() is stays
 
@@ -145,15 +145,15 @@ def test_an_end_whose_line_is_torn_does_not_count(tmp_path: Path) -> None:
     path = make(tmp_path, codes={0: 0, 1: 0}, days=0)
     with path.open("ab") as file:
         file.write(b'{"e":2,"exit_code":0,"sec')
-    age(path, 31)
+    age(path, 181)
     prune_journals(tmp_path)
     assert path.exists()
 
 
 def test_one_of_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "_PART", 7)
-    unfinished = make(tmp_path, codes={**FINISHED, 1: 1}, days=31)
-    finished = make(tmp_path, codes=FINISHED, days=31, sweep_id=OLD_ID)
+    unfinished = make(tmp_path, codes={**FINISHED, 1: 1}, days=181)
+    finished = make(tmp_path, codes=FINISHED, days=181, sweep_id=OLD_ID)
     prune_journals(tmp_path)
     assert (unfinished.exists(), finished.exists()) == (True, False)
 
@@ -162,8 +162,8 @@ def test_a_damaged_one_stops_nothing(tmp_path: Path) -> None:
     damaged = make(tmp_path, codes=FINISHED, days=0, sweep_id=OLD_ID)
     with damaged.open("ab") as file:
         file.write(b'{"e":77,"exit_code":0,"seconds":1}\n[]\n')
-    age(damaged, 31)
-    whole = make(tmp_path, codes=FINISHED, days=31)
+    age(damaged, 181)
+    whole = make(tmp_path, codes=FINISHED, days=181)
     prune_journals(tmp_path)
     assert (damaged.exists(), whole.exists()) == (True, False)
     age(damaged, 181)
@@ -181,8 +181,8 @@ def test_a_new_sweep_among_the_others_prunes_and_no_other_does(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     Sweep(["true", "span:[1,2]"], name="here").run()
-    old = make(journals_folder(), codes=FINISHED, days=31)
-    beside = make(tmp_path, codes=FINISHED, days=31)
+    old = make(journals_folder(), codes=FINISHED, days=181)
+    beside = make(tmp_path, codes=FINISHED, days=181)
     Sweep.resume("here").run()
     Sweep(["true"], journal=tmp_path / "mine.jsonl").run()
     assert old.exists()
