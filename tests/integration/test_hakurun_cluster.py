@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hakuriver.sweep.cluster.options import ClusterOptions
+from hakuriver.sweep.records import Output
+from hakuriver.sweep.sweep import Sweep
 from support.harness import ids_in
 from support.processes import run_hakuriver, wait_until
 
@@ -199,6 +202,27 @@ def test_a_sweep_of_this_machine_has_nothing_to_kill(cluster: Cluster, tmp_path:
     done = hakurun(cluster, tmp_path, "kill", check=2)
     assert "it ran here" in done.stderr
     assert "no sweep nosuch" in hakurun(cluster, tmp_path, "kill", "nosuch", check=1).stderr
+
+
+def test_a_task_that_waits_is_not_said_to_have_started(cluster: Cluster, tmp_path: Path) -> None:
+    gate = 'echo $0; until test -e "$0"; do sleep 0.02; done'
+    sweep = Sweep(
+        ["sh", "-c", f"{gate}; set -- seen; {gate.replace('$0', '$1')}", "waited", "span:{1..2}"],
+        journal=tmp_path / "journal.jsonl",
+        cluster=ClusterOptions(("node1",), workdir=str(tmp_path), config=str(cluster.config)),
+    )
+    told: list[tuple[str, int]] = []
+    for event in sweep.events():
+        told.append((type(event).__name__, event.index))
+        if isinstance(event, Output) and event.lines == b"waited\n":
+            # Its node has room for one.
+            wait_until(lambda: len(tasks_of(cluster, sweep.header.sweep_id)) == 2)
+            (tmp_path / "waited").touch()
+        elif isinstance(event, Output):
+            (tmp_path / "seen").touch()
+    assert told[:3] == [("Started", 0), ("Output", 0), ("Output", 0)]
+    assert told.count(("Started", 1)) == 1
+    assert told.index(("Started", 1)) < told.index(("Output", 1))
 
 
 def test_a_target_that_cannot_be_is_told_before_anything_runs(

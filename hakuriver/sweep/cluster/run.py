@@ -277,10 +277,14 @@ class ClusterRun:
         flight.task_id = task.task_id
         for path in job.files or ():
             path.write_bytes(b"")
-        await self._events.put(Started(job.index, job.attempt))
         final: TaskView | None = None
+        started = False
         async with aclosing(follow_async([task], errors="surrogateescape")) as items:
             async for item in items:
+                # A task may wait for long, and what it writes may come before its state.
+                if not started and (isinstance(item, AsyncOutput) or item.view.started_at):
+                    started = True
+                    await self._events.put(Started(job.index, job.attempt))
                 if isinstance(item, AsyncOutput):
                     data = item.text.encode("utf-8", "surrogateescape")
                     output = job.take(item.stream, data)
