@@ -61,6 +61,7 @@ class SweepView:
         self._completed = self._earlier = 0
         self._begin = time.monotonic()
         self._over: float | None = None
+        self._left = False
         self._next, self._changed = 0.0, False
         if sweep.resumed:
             for end in read_ends(sweep.path):
@@ -87,9 +88,9 @@ class SweepView:
         if self._live and time.monotonic() >= due:
             self._show()
 
-    def finish(self) -> None:
-        """Show how it ended: nothing runs any more, whatever has not ended was stopped."""
-        self._over = time.monotonic()
+    def finish(self, *, left: bool = False) -> None:
+        """Show how it ended. What still ran was stopped; or it goes on, `left` to itself."""
+        self._over, self._left = time.monotonic(), left
         self._show()
 
     def failure(self, index: int) -> str | None:
@@ -158,10 +159,10 @@ class SweepView:
         parts = [f"sweep {sweep.header.shown}", f"{done} of {total}"]
         if self._failed:
             parts.append(f"{len(self._failed)} failed")
-        if self._over is None and self._running:
-            parts.append(f"{len(self._running)} running")
         if self._over is not None and done < total:
             parts.append("stopped")
+        if self._running and (self._over is None or self._left):
+            parts.append(f"{len(self._running)} {self._state_of_running()}")
         took = self._now() - self._begin
         now = done - self._earlier
         if self._over is None and now and done < total:
@@ -169,6 +170,11 @@ class SweepView:
         else:
             parts.append(f"{took:.1f} s")
         return " · ".join(parts)
+
+    def _state_of_running(self) -> str:
+        if self._over is None:
+            return "running"
+        return "left running" if self._left else "stopped"
 
     def _now(self) -> float:
         return time.monotonic() if self._over is None else self._over
@@ -190,7 +196,7 @@ class SweepView:
         state, took, last = "pending" if self._over is None else "not run", "", ""
         ended = self._ended.get(index)
         if index in self._running:
-            state = "running" if self._over is None else "stopped"
+            state = self._state_of_running()
             last = _plain(self._lines.get(index, ""))
             took = f"{self._now() - self._running[index]:.1f} s"
         elif ended is not None:

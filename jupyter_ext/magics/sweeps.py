@@ -173,16 +173,19 @@ def _finish(made: Sweep, arguments: Arguments, store: Callable[[str, object], No
         return _plan(made)
     place = Place()
     view = SweepView(made, place)
+    # What was submitted to a cluster goes on, but for too many failures.
+    left = made.cluster is not None
     try:
         _run(made, view)
+        left = False
     except KeyboardInterrupt:
-        left_alone = ""
-        if made.cluster:
+        goes_on = ""
+        if left:
             kill = f"{_LINE} kill {made.header.sweep_id}"
-            left_alone = f"; tasks that were submitted go on: {kill}"
-        raise CellInterrupted(f"interrupted; {_way_back(made)}{left_alone}") from None
+            goes_on = f"; tasks that were submitted go on, end them with {kill}"
+        raise CellInterrupted(f"interrupted; {_way_back(made)}{goes_on}") from None
     finally:
-        view.finish()
+        view.finish(left=left)
     results = made.results()
     value = _frame(results)
     if options.out:

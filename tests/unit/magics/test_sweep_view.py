@@ -88,6 +88,15 @@ def test_once_it_is_over_nothing_is_running_or_awaited(tmp_path: Path) -> None:
     assert "not run" in seen.row(3)
 
 
+def test_tasks_that_go_on_are_not_said_to_be_stopped(tmp_path: Path) -> None:
+    seen = _Seen(_sweep(tmp_path, "span:{1..3}"))
+    seen.start(0)
+    seen.view.finish(left=True)
+    assert "0 of 3 · stopped · 1 left running" in seen.last().text
+    assert "left running" in seen.row(1)
+    assert "not run" in seen.row(2)
+
+
 def test_what_has_ended_at_all_is_not_said_to_be_stopped(tmp_path: Path) -> None:
     seen = _Seen(_sweep(tmp_path, "span:{1..2}"))
     for index in range(2):

@@ -2,11 +2,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hakuriver.errors import InvalidRequest
-from jupyter_ext.magics.sweeps import cell_command, kind_of
+from hakuriver.sweep.records import Started
+from jupyter_ext.magics import sweeps
+from jupyter_ext.magics.errors import CellInterrupted
+from jupyter_ext.magics.sweeps import cell_command, kind_of, run_line
+
+if TYPE_CHECKING:
+    from hakuriver.sweep.sweep import Sweep
+    from jupyter_ext.magics.sweep_view import SweepView
 
 
 @pytest.mark.parametrize(
@@ -50,3 +58,26 @@ def test_a_traceback_shows_the_cells_own_lines() -> None:
 def test_a_cell_that_is_too_long_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="too long"):
         cell_command("#" * 100_000, ["n=1"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "shown"),
+    [("", "interrupted; 2 are", "stopped"), ("--on node1", "submitted go on", "left running")],
+)
+def test_an_interrupt_says_what_becomes_of_what_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    said: str,
+    shown: str,
+) -> None:
+    def interrupted(made: Sweep, view: SweepView) -> None:
+        assert (made.cluster is None) == (not options)
+        view.take(Started(0, 1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "_run", interrupted)
+    with pytest.raises(CellInterrupted, match=said):
+        run_line(f"{options} true span:{{1..2}}", {}, lambda *_: None)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  1"))
+    assert shown in row

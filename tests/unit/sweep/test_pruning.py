@@ -166,7 +166,7 @@ def test_a_damaged_one_stops_nothing(tmp_path: Path) -> None:
     whole = make(tmp_path, codes=FINISHED, days=181)
     prune_journals(tmp_path)
     assert (damaged.exists(), whole.exists()) == (True, False)
-    age(damaged, 181)
+    age(damaged, 366)
     prune_journals(tmp_path)
     assert not damaged.exists()
 
