@@ -1,4 +1,4 @@
-"""Commands whose reader has gone, such as ``| head``: they end without a word."""
+"""Commands that have nobody, or no room, to write to: they end without a traceback."""
 
 from __future__ import annotations
 
@@ -130,3 +130,33 @@ def test_a_failure_that_nobody_reads(cluster: Cluster) -> None:
     code, told = run_unread(*argv, env=cluster.env, cwd=cluster.root)
     assert code == 1
     assert len(told.splitlines()) == 1
+
+
+def run_to(cluster: Cluster, to: str, *args: str) -> tuple[int, str]:
+    """Run the client with a shell's redirection; return its exit code, and what stderr had."""
+    words = [str(Path(sys.executable).parent / "hakuriver.client"), "-c", str(cluster.config)]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {to}', "sh", *words, *args],
+        env=dict(cluster.env),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_output_without_room_is_told(cluster: Cluster) -> None:
+    told = "hakuriver: the output cannot be written: No space left on device\n"
+    many = cluster.run("seq", "300000", target="node1")["task_id"]
+    for args in (["--list-nodes"], ["--help"], ["--logs", many], ["--list-tasks", "--json"]):
+        assert run_to(cluster, ">/dev/full", *args) == (1, told), args
+    assert run_to(cluster, "2>/dev/full", "--status", "1")[0] == 1
+
+
+def test_what_goes_to_a_closed_stream_goes_nowhere(cluster: Cluster) -> None:
+    task = cluster.run("echo", "a line", target="node1")["task_id"]
+    for args in (["--list-nodes"], ["--help"], ["--logs", task], ["--status", task]):
+        assert run_to(cluster, ">&-", *args) == (0, ""), args
+    assert run_to(cluster, "2>&-", "--status", "1") == (1, "")
