@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import run, tell
 from hakuriver.cli.entry import entry
-from hakuriver.cli.sweep_arguments import NAME, parse
+from hakuriver.cli.sweep.arguments import NAME, parse
 from hakuriver.cli.tables import printable
 from hakuriver.sweep.shell import Unquoted
 from hakuriver.sweep.spans import SpanError
@@ -30,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _act(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["results"]:
-        from hakuriver.cli.sweep_results import results  # noqa: PLC0415 - it is not always needed
+        from hakuriver.cli.sweep.results import results  # noqa: PLC0415 - it is not always needed
 
         return results(arguments[1:])
     if arguments[:1] == ["kill"]:
-        from hakuriver.cli.sweep_kill import kill  # noqa: PLC0415
+        from hakuriver.cli.sweep.kill import kill  # noqa: PLC0415
 
         return kill(arguments[1:])
-    from hakuriver.cli.sweeping import sweep  # noqa: PLC0415 - not for --help
+    from hakuriver.cli.sweep.running import sweep  # noqa: PLC0415 - not for --help
 
     try:
         return sweep(parse(arguments))

@@ -9,7 +9,7 @@ from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.sweep_screen import words
+from hakuriver.cli.sweep.screen import words
 from hakuriver.cli.tables import Table, printable
 from hakuriver.model.quantities import format_duration
 from hakuriver.sweep.journal import read_ends

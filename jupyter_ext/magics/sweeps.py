@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from IPython.core.error import UsageError
 
-from hakuriver.cli.sweep_arguments import Arguments, add_sweep
-from hakuriver.cli.sweep_arguments import parse as parse_words
-from hakuriver.cli.sweep_kill import DESCRIPTION, killed
-from hakuriver.cli.sweep_results import add_choice, chosen
-from hakuriver.cli.sweeping import make
+from hakuriver.cli.sweep.arguments import Arguments, add_sweep
+from hakuriver.cli.sweep.arguments import parse as parse_words
+from hakuriver.cli.sweep.kill import DESCRIPTION, killed
+from hakuriver.cli.sweep.results import add_choice, chosen
+from hakuriver.cli.sweep.running import make
 from hakuriver.cli.tables import Table
 from hakuriver.errors import ConfigError, HakuRiverError, InvalidRequest
 from hakuriver.sweep.plan import Plan

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyarrow import parquet
 
-from hakuriver.cli.sweeping import default_jobs
+from hakuriver.cli.sweep.running import default_jobs
 from support.processes import alive, clean_environment, run_hakuriver, wait_until
 from support.terminal import Terminal
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import tell
 from hakuriver.cli.progress import BottomLine
-from hakuriver.cli.sweep_arguments import NAME
+from hakuriver.cli.sweep.arguments import NAME
 from hakuriver.cli.tables import printable
 from hakuriver.model.quantities import format_duration
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hakuriver.cli.common import add_common_options, tell
-from hakuriver.cli.sweep_arguments import NAME, add_sweep
+from hakuriver.cli.sweep.arguments import NAME, add_sweep
 from hakuriver.cli.tables import Table, show
 from hakuriver.errors import ConfigError
 from hakuriver.model.quantities import format_duration

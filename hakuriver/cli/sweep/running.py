@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from hakuriver.cli.common import tell
 from hakuriver.cli.options import read_env
-from hakuriver.cli.sweep_arguments import NAME
-from hakuriver.cli.sweep_screen import Screen
+from hakuriver.cli.sweep.arguments import NAME
+from hakuriver.cli.sweep.screen import Screen
 from hakuriver.cli.tables import Table, show
 from hakuriver.errors import HostUnreachable
 from hakuriver.sweep.cluster.options import ClusterOptions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from types import FrameType
 
-    from hakuriver.cli.sweep_arguments import Arguments
+    from hakuriver.cli.sweep.arguments import Arguments
 
 _SHOWN = 100
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

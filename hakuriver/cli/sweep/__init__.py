@@ -1,0 +1,1 @@
+"""What ``hakurun`` shows on a terminal: its arguments, a run, and what came of one."""
