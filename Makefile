@@ -30,6 +30,9 @@ test: $(VENV)/.test
 	$(call suite,300) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
 	$(call suite,400) tests/notebook --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
 
+# Where an ordinary account does not look for programs, mke2fs is.
+lab lab-images lab-up lab-bench: export PATH := $(PATH):/usr/sbin:/sbin
+
 lab: $(VENV)/.test lab-tools
 	$(call suite,1500) tests/lab $(PYTEST_OPTIONS)
 
