@@ -16,7 +16,8 @@ BEGIN  := $(shell date +%s)
 # What the lab builds and boots its machines with.
 LAB_TOOLS := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils openssh-client
 
-# Each suite has so many seconds; then it is interrupted, so that it ends what it started.
+# Each suite has so many seconds, all together half an hour at most; then it is interrupted, so that
+# it ends what it started.
 suite   = timeout --foreground --signal=INT --kill-after=60 $(1) $(BIN)/python -m pytest
 
 .PHONY: demo test lab lab-images lab-up lab-bench lab-tools faults bench bench-sweeps lint format clean
@@ -25,16 +26,16 @@ demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
 
 test: $(VENV)/.test
-	$(call suite,300) tests/unit --numprocesses=2 --dist=worksteal $(PYTEST_OPTIONS)
-	$(call suite,600) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
-	$(call suite,300) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
-	$(call suite,400) tests/notebook --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
+	$(call suite,180) tests/unit --numprocesses=2 --dist=worksteal $(PYTEST_OPTIONS)
+	$(call suite,520) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
+	$(call suite,90) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
+	$(call suite,120) tests/notebook --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
 
 # Where an ordinary account does not look for programs, mke2fs is.
 lab lab-images lab-up lab-bench: export PATH := $(PATH):/usr/sbin:/sbin
 
-lab: $(VENV)/.test lab-tools
-	$(call suite,1500) tests/lab $(PYTEST_OPTIONS)
+lab: lab-images
+	$(call suite,880) tests/lab $(PYTEST_OPTIONS)
 
 # Builds what the lab boots, unless that is in its cache.
 lab-images: $(VENV)/.test lab-tools

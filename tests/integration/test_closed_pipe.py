@@ -59,11 +59,10 @@ def test_help_that_nobody_reads(
     tmp_path: Path, name: str, option: str, more: dict[str, str]
 ) -> None:
     env = clean_environment(tmp_path, **more)
-    if "PYTHONUNBUFFERED" in more and name != "hakuriver":
-        # argparse overlooks what it cannot write, and nothing is left for the exit.
-        assert run_unread(name, option, env=env, cwd=tmp_path) == (0, b"")
-    else:
-        assert run_unread(name, option, env=env, cwd=tmp_path) == (READER_GONE, b"")
+    code, told = run_unread(name, option, env=env, cwd=tmp_path)
+    assert told == b""
+    # From 3.11.4 on argparse overlooks what it cannot write, and nothing is left for the exit.
+    assert code == READER_GONE or ("PYTHONUNBUFFERED" in more and code == 0)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
