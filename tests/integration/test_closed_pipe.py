@@ -61,7 +61,7 @@ def test_help_that_nobody_reads(
     env = clean_environment(tmp_path, **more)
     code, told = run_unread(name, option, env=env, cwd=tmp_path)
     assert told == b""
-    # From 3.11.4 on argparse overlooks what it cannot write, and nothing is left for the exit.
+    # Newer releases of argparse overlook what they cannot write, and nothing is left for the exit.
     assert code == READER_GONE or ("PYTHONUNBUFFERED" in more and code == 0)
 
 
