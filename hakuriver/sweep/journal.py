@@ -195,9 +195,10 @@ class Journal:
         line = json.dumps(content, separators=(",", ":")).encode() + b"\n"
         try:
             with self._lock:
-                size = os.fstat(self._descriptor).st_size
-                if os.write(self._descriptor, line) != len(line):
-                    os.ftruncate(self._descriptor, size)
+                written = os.write(self._descriptor, line)
+                if written != len(line):
+                    size = os.fstat(self._descriptor).st_size
+                    os.ftruncate(self._descriptor, size - written)
                     raise JournalError(f"{self.path} cannot be written: the disk is full")
             if durable or time.monotonic() - self._synced > _SYNC_SECONDS:
                 self.sync()
