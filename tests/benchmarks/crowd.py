@@ -6,6 +6,7 @@ The nodes are played: real links with heartbeats, tasks that are told and never 
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -25,6 +26,7 @@ _NODES = 200
 _CORES = 4
 _QUEUED = 10_000
 _MANY = 1000
+_SCRAPES = 15
 _WATCHED = 10.0
 _PATIENCE = 120.0
 _BEAT = 5.0
@@ -56,9 +58,11 @@ def _measure(world: World, cluster: Cluster, crowd: Crowd) -> list[Row]:
     _submit(cluster, _NODES * _CORES, KEEP)
     _wait(lambda: _count(cluster, "running") == _MANY or _busy(cluster), "all cores busy")
     world.progress(f"crowd: {_QUEUED} tasks are queued")
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), _cpu(cluster)
     _submit(cluster, _QUEUED, "true")
     submitted = time.perf_counter() - begin
+    submitting = (_cpu(cluster) - cpu) / submitted
+    scraped = _scrape(cluster)
     queued = _share(cluster)
     size = resident_bytes(cluster.host.pid) >> 20
     world.progress("crowd: the host is killed")
@@ -80,7 +84,13 @@ def _measure(world: World, cluster: Cluster, crowd: Crowd) -> list[Row]:
             goal=one_core,
             detail=f"resident {size} MiB",
         ),
-        Row(figure=f"{_QUEUED:,} submissions", value=_QUEUED / submitted, unit="/s"),
+        Row(
+            figure=f"{_QUEUED:,} submissions",
+            value=_QUEUED / submitted,
+            unit="/s",
+            detail=f"host uses {submitting:.2f} CPU meanwhile",
+        ),
+        Row(figure="a scrape of /metrics then", value=scraped * 1000, unit="ms"),
         Row(figure="killed host: first answer", value=answered, unit="s"),
         Row(figure=f"killed host: {_NODES} nodes online", value=linked, unit="s"),
         Row(
@@ -97,6 +107,17 @@ def _submit(cluster: Cluster, count: int, command: str) -> None:
     for begin in range(0, count, _MANY):
         requests = [{"command": command} for _ in range(min(_MANY, count - begin))]
         cluster.post("/api/submit-many", {"submissions": requests}, status=200)
+
+
+def _scrape(cluster: Cluster) -> float:
+    """Return how long a scrape takes, in seconds: the median of some."""
+    times: list[float] = []
+    for _ in range(_SCRAPES):
+        begin = time.perf_counter()
+        answer = cluster.http("GET", "/metrics")
+        times.append(time.perf_counter() - begin)
+        assert answer.status == 200, answer
+    return median(times)
 
 
 def _kill(cluster: Cluster) -> tuple[float, float]:
