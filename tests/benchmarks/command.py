@@ -37,7 +37,7 @@ _FIGURES: dict[str, Callable[[World], list[Row]]] = {
     "updown": updown.measure,
     "crowd": crowd.measure,
 }
-_SECONDS = 60.0
+_SECONDS = 120.0
 _LONG_SECONDS = 300.0
 #: Milliseconds for a new file above which the figures tell more of the disk than of us.
 _SLOW_CREATE = 0.1
