@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hakuriver.client.aio import AsyncClient
+from hakuriver.sweep.cluster.killing import kill_sweep
 from hakuriver.sweep.cluster.options import ClusterOptions
+from hakuriver.sweep.journal import read_attempts
 from hakuriver.sweep.records import Output
 from hakuriver.sweep.sweep import Sweep
 from support.harness import ids_in
 from support.processes import run_hakuriver, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from hakuriver.client.handles import AsyncBatch
+    from hakuriver.model.submission import SubmitRequest
     from support.harness import Cluster
 
 pytestmark = pytest.mark.timeout(90)
@@ -195,6 +203,35 @@ def test_what_an_interrupt_left_is_killed_by_one_command(cluster: Cluster, tmp_p
     assert len(statuses()) == count
     again = hakurun(cluster, tmp_path, "kill", *config)
     assert "sweep nightly has no task on the cluster that has not ended" in again.stderr
+
+
+def test_what_is_being_submitted_at_the_stop_is_not_left_in_doubt(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, taken = AsyncClient.submit_many, threading.Event()
+
+    async def slow(self: AsyncClient, requests: Iterable[SubmitRequest]) -> list[AsyncBatch]:
+        batches = await submit(self, requests)
+        taken.set()
+        await asyncio.sleep(0.5)
+        return batches
+
+    monkeypatch.setattr(AsyncClient, "submit_many", slow)
+    options = ClusterOptions(("node1:0", "node2"), config=str(cluster.config))
+    journal = tmp_path / "journal.jsonl"
+    sweep = Sweep(["sleep", "span:{1001..1002}"], journal=journal, cluster=options)
+    running = threading.Thread(target=lambda: list(sweep.events()))
+    running.start()
+    assert taken.wait(20)
+    sweep.cancel()
+    running.join(20)
+    there = {str(task["task_id"]) for task in tasks_of(cluster, sweep.header.sweep_id)}
+    assert len(there) == 2
+    assert {one.task_id for one in read_attempts(journal).open.values()} == there
+    assert kill_sweep(journal, sweep.header, config=str(cluster.config)) == 2
+    wait_until(
+        lambda: {task["status"] for task in tasks_of(cluster, sweep.header.sweep_id)} == {"killed"}
+    )
 
 
 def test_a_sweep_of_this_machine_has_nothing_to_kill(cluster: Cluster, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hakuriver.client.aio import AsyncClient
-    from hakuriver.client.handles import AsyncTask
+    from hakuriver.client.handles import AsyncBatch, AsyncTask
     from hakuriver.model.submission import SubmitRequest
     from hakuriver.model.views import TaskView
     from hakuriver.sweep.cluster.options import ClusterOptions
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 _AHEAD = 256
 _TOGETHER = 100
+#: Seconds for the answer to what was being submitted when it was stopped.
+_LAST_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -215,15 +217,31 @@ class ClusterRun:
             await asyncio.to_thread(self._journal.write, line, durable=flight is fresh[-1])
             self._attempts.tried[flight.job.index] = flight.job.attempt
             self._attempts.open[flight.job.index] = Attempt(flight.job.attempt, flight.target)
-        batches = await client.submit_many([self._request(flight) for flight in fresh])
+        submission = asyncio.ensure_future(
+            client.submit_many([self._request(flight) for flight in fresh])
+        )
+        try:
+            batches = await asyncio.shield(submission)
+        except asyncio.CancelledError:
+            # The host may take them all the same: whoever stops is to know of all there are.
+            with suppress(HakuRiverError, TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    self._note(fresh, await submission)
+            raise
+        placed += self._note(fresh, batches)
         for flight, batch in zip(fresh, batches, strict=True):
             if not batch:
                 self._refused(flight, batch.error)
-                continue
-            index, task = flight.job.index, batch[0]
-            self._journal.write({"i": index, "task_id": task.task_id})
-            placed.append((flight, task))
         return placed
+
+    def _note(
+        self, flights: list[_Flight], batches: list[AsyncBatch]
+    ) -> list[tuple[_Flight, AsyncTask]]:
+        """Write down the ids of the tasks that the host has made, and return them."""
+        made = [(flight, batch[0]) for flight, batch in zip(flights, batches, strict=True) if batch]
+        for flight, task in made:
+            self._journal.write({"i": flight.job.index, "task_id": task.task_id})
+        return made
 
     async def _known(self, client: AsyncClient, flight: _Flight) -> AsyncTask | None:
         """Return the task of an earlier pass, if it has its id and still exists."""
