@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -21,7 +20,7 @@ from hakuriver.errors import (
     Unauthorized,
 )
 from hakuriver.host import exchange, reconcile, retention
-from hakuriver.host.api.base import ApiHandler, count_in, services_of, stream_of
+from hakuriver.host.api.base import ApiHandler, count_in, say_when, services_of, stream_of
 from hakuriver.host.api.operations import JSON, MSGPACK, Operation
 from hakuriver.host.auth import bearer
 from hakuriver.model.auth import runner_token
@@ -116,7 +115,7 @@ class RunnerLink(WebSocketHandler):
             try:
                 count_in(services.guesses, str(self.request.remote_ip))
             except TooManyRequests as error:
-                self.set_header("Retry-After", str(math.ceil(error.retry_after)))
+                say_when(self, error)
                 await self._turn_away(error.http_status, str(error))
                 return
             await self._turn_away(401, "this is no runner token for the node it names")

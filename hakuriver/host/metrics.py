@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hakuriver._version import __version__
-from hakuriver.model.tasks import FINAL, TaskState
+from hakuriver.model.tasks import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from hakuriver.model.views import NodeView
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_UNFINISHED = [state for state in TaskState if state not in FINAL]
 #: Of each node: the metric's name, what it says, and where it is found in a view of the node.
 _ACCOUNTS = (
     ("hakuriver_node_cores", "CPUs that the node gives out", "total_cores"),
@@ -77,7 +76,7 @@ class _Host(Collector):
         tasks = GaugeMetricFamily(
             "hakuriver_tasks", "Tasks that have not ended, by state", labels=["state"]
         )
-        for state in _UNFINISHED:
+        for state in UNFINISHED:
             tasks.add_metric([state.value], now[state])
         yield tasks
         ended = CounterMetricFamily(

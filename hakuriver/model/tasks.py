@@ -32,6 +32,9 @@ FINAL = frozenset(
     }
 )
 
+#: The others, in the order in which a task goes through them.
+UNFINISHED = tuple(state for state in TaskState if state not in FINAL)
+
 #: Finals that a node tells about a process of its own.
 TOLD = FINAL - {TaskState.LOST}
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from hakuriver.model.auth import runner_token
-from support.harness import Cluster, Reply, check_one_line, write_toml
+from support.harness import Cluster, check_one_line, write_toml
 from support.processes import run_hakuriver
+
+if TYPE_CHECKING:
+    from support.asking import Reply
 
 ENDPOINTS = [
     ("GET", "/api/nodes"),

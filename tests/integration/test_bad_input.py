@@ -10,7 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.harness import Cluster, Reply
+    from support.asking import Reply
+    from support.harness import Cluster
 
 MIB = 1 << 20
 GOOD: dict[str, Any] = {"command": "true", "targets": ["node1"]}

@@ -71,6 +71,11 @@ def methods_of(handler: type[RequestHandler]) -> list[str]:
     ]
 
 
+def say_when(handler: RequestHandler, error: TooManyRequests) -> None:
+    """Set the header that says when to ask again, in whole seconds."""
+    handler.set_header("Retry-After", str(math.ceil(error.retry_after)))
+
+
 class ApiHandler(RequestHandler):
     """A handler whose requests bear a client's token; `owner` is the token's name."""
 
@@ -242,7 +247,7 @@ class ApiHandler(RequestHandler):
         elif isinstance(error, HakuRiverError):
             view = ErrorView(detail=str(error))
             if isinstance(error, TooManyRequests):
-                self.set_header("Retry-After", str(math.ceil(error.retry_after)))
+                say_when(self, error)
         elif status_code < 500:  # noqa: PLR2004
             view = ErrorView(detail=self._reason)
         if isinstance(error, HakuRiverError):

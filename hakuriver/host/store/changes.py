@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hakuriver.host.store.models import database
+from hakuriver.model import tasks
 from hakuriver.model.tasks import FINAL, TaskSpec, TaskState, sources_of
 from hakuriver.model.views import MASK
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from hakuriver.host.records import Request, TaskRecord
 
-UNFINISHED = tuple(state.value for state in TaskState if state not in FINAL)
+UNFINISHED = tuple(state.value for state in tasks.UNFINISHED)
 #: States whose task may still be told anything of by its node.
 UNTOLD = (*UNFINISHED, TaskState.LOST.value)
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 from hakuriver.client.sync import Client
 from hakuriver.errors import Conflict, InvalidRequest, NotFound
-from hakuriver.model.tasks import TaskState
+from hakuriver.model.tasks import UNFINISHED
 from hakuriver.sweep.journal import Journal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hakuriver.model.tasks import TaskState
     from hakuriver.sweep.journal import Header
 
-#: What a task may be in that has not ended.
-_UNENDED = (TaskState.PENDING, TaskState.ASSIGNING, TaskState.RUNNING)
 _PAGE = 1000
 
 
@@ -40,7 +39,7 @@ def kill_sweep(path: Path, header: Header, *, config: str | None = None) -> int:
             f"sweep {header.shown} is being run: stop its hakurun first (Ctrl-C there)"
         ) from None
     with journal, Client(config=config) as client:
-        return sum(_kill_page(client, header.sweep_id, state) for state in _UNENDED)
+        return sum(_kill_page(client, header.sweep_id, state) for state in UNFINISHED)
 
 
 def _kill_page(client: Client, sweep_id: str, state: TaskState) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 
 from hakuriver.errors import Conflict
 from hakuriver.sweep.journal import (
-    Header,
     Journal,
     JournalError,
     Marks,
@@ -19,22 +19,12 @@ from hakuriver.sweep.journal import (
     read_marks,
 )
 from hakuriver.sweep.records import Ended
+from support import journals
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEADER = Header(
-    sweep_id="20260101-000000-abcdef",
-    name="n",
-    created=1.0,
-    words=["prog", "\udcff", "span:{1..9}"],
-    side_by_side=False,
-    total=9,
-    digest="d",
-    names=["p1"],
-    folder="/",
-    cluster={},
-)
+HEADER = replace(journals.HEADER, name="n", words=["prog", "\udcff", "span:{1..9}"], total=9)
 
 
 def ended(index: int, code: int | None = 0, **more: object) -> Ended:

@@ -10,22 +10,11 @@ import pytest
 
 from hakuriver import Sweep
 from hakuriver.sweep import pruning
-from hakuriver.sweep.journal import Header, Journal, journals_folder
+from hakuriver.sweep.journal import Journal, journals_folder
 from hakuriver.sweep.pruning import prune_journals
 from hakuriver.sweep.records import Ended
+from support.journals import HEADER
 
-HEADER = Header(
-    sweep_id="",
-    name="",
-    created=1.0,
-    words=["true", "span:{1..3}"],
-    side_by_side=False,
-    total=3,
-    digest="d",
-    names=["p1"],
-    folder="/",
-    cluster={},
-)
 FINISHED: dict[int, int | None] = {0: 0, 1: 0, 2: 0}
 OLD_ID, NEW_ID = "20260101-000000-abcdef", "20260101-000000-0123abcde"
 
