@@ -296,7 +296,8 @@ class AsyncClient:
     def _batch(self, request: SubmitRequest, reply: SubmitReply) -> AsyncBatch:
         watches = [self._watcher.add(view) for view in pending_views(request, reply)]
         tasks = [AsyncTask(self._watcher, watch) for watch in watches]
-        return AsyncBatch(reply.batch_id, tasks, reply.failed_targets)
+        joined = request.batch_id is not None
+        return AsyncBatch(reply.batch_id, tasks, reply.failed_targets, joined=joined)
 
     async def _renew(self, batches: Sequence[AsyncBatch]) -> None:
         """Ask how tasks are of which no news came: by its caller's key one may be of long ago."""
@@ -305,7 +306,12 @@ class AsyncClient:
             await asyncio.sleep(_NEWS)
         for batch in batches:
             if any(task.view.rev == 0 for task in batch):
-                for view in await self._tasks_of(batch.batch_id):
+                # A submission's ids follow each other: what has joined its batch is not asked for.
+                above = str(max(int(task.task_id) for task in batch) + 1)
+                page = await self.cluster.tasks(
+                    batch=batch.batch_id, limit=len(batch), before=above
+                )
+                for view in page.tasks:
                     self._watcher.renew(view)
 
     def _answered(self, request: SubmitRequest, answer: SubmitAnswer) -> AsyncBatch:

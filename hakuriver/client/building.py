@@ -31,7 +31,8 @@ class RunOptions(TypedDict, total=False):
     variables, ``workdir`` is an absolute path on the node, ``name`` a word to find the task by;
     ``private_network`` and ``private_pid`` isolate it. With ``queue`` off a target that cannot
     start its task at once is refused. ``idempotency_key`` (default: a fresh one) makes sure that
-    one submission, sent twice, creates its tasks once.
+    one submission, sent twice, creates its tasks once. ``batch_id`` names a batch of yours that is
+    there already: the tasks join it, to be listed and ended with it.
     """
 
     target: str | Target | None
@@ -45,6 +46,7 @@ class RunOptions(TypedDict, total=False):
     private_pid: bool
     queue: bool
     idempotency_key: str | None
+    batch_id: str | None
 
 
 def command_request(
@@ -116,6 +118,7 @@ def _checked(
     request.use_private_pid = options.get("private_pid", False)
     request.queue = options.get("queue", True)
     request.idempotency_key = options.get("idempotency_key")
+    request.batch_id = options.get("batch_id")
     return check(request)
 
 

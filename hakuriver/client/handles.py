@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, overload
@@ -129,10 +130,11 @@ class TaskPage(Sequence["TaskView"]):
 
 
 class AsyncBatch(Sequence[AsyncTask]):
-    """The tasks of one submission, in the order of their targets.
+    """The tasks of one submission, in the order of their targets, or of a whole batch.
 
     `failed_targets` are those that got no task, each with its reason. A submission that was
-    refused whole among many has no tasks and an `error`, which its result raises.
+    refused whole among many has no tasks and an `error`, which its result raises. One that has
+    `joined` the batch of another stands for its own tasks alone.
     """
 
     def __init__(
@@ -142,8 +144,10 @@ class AsyncBatch(Sequence[AsyncTask]):
         failed_targets: Iterable[FailedTarget] = (),
         *,
         error: HakuRiverError | None = None,
+        joined: bool = False,
     ) -> None:
         self.batch_id = batch_id
+        self._joined = joined
         self.failed_targets = tuple(failed_targets)
         self.error = error
         self._tasks = tuple(tasks)
@@ -177,7 +181,15 @@ class AsyncBatch(Sequence[AsyncTask]):
 
     async def kill(self) -> None:
         """Ask the host to end every task that has not ended yet."""
-        if any(not is_final(task.view) for task in self._tasks):
-            # They may end meanwhile, which is what was asked for.
+        # They may end meanwhile, which is what was asked for.
+        unfinished = [task for task in self._tasks if not is_final(task.view)]
+        if self._joined:
+            await asyncio.gather(*(_kill(task) for task in unfinished))
+        elif unfinished:
             with suppress(Conflict):
                 await self._tasks[0].watcher.cluster.kill_batch(self.batch_id)
+
+
+async def _kill(task: AsyncTask) -> None:
+    with suppress(Conflict):
+        await task.kill()

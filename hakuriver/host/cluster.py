@@ -142,12 +142,12 @@ class Cluster:
             raise NotFound(f"no task {task_id}")
         return record
 
-    async def batch(self, batch_id: int) -> list[TaskRecord]:
-        """Return the tasks of a submission; raise `NotFound`."""
-        records = await self.store.read(queries.batch, batch_id)
-        if not records:
+    async def batch(self, batch_id: int) -> tuple[int, list[TaskRecord]]:
+        """Return how many tasks a batch has, and those that may still run; raise `NotFound`."""
+        count, records = await self.store.read(queries.batch, batch_id)
+        if not count:
             raise NotFound(f"no batch {batch_id}")
-        return [self.tasks.get(record.id, record) for record in records]
+        return count, [self.tasks.get(record.id, record) for record in records]
 
     async def kill(self, task_id: int) -> None:
         """See to it that a task ends, or never runs.
@@ -261,7 +261,8 @@ class Cluster:
 
     async def adopt(self, record: TaskRecord, script: bytes | None) -> None:
         """Take in a task that only its node knew."""
-        self.ids.observe(max(record.id, record.placement.batch_id))
+        place = record.placement
+        self.ids.observe(max(record.id, place.batch_id, place.submission))
         if await self.store.write(changes.adopt, record, script):
             logger.info("Adopted task %s from %s", record.id, record.node)
             if not record.is_final:
@@ -377,7 +378,7 @@ class Cluster:
         """Return the message that starts a task, with its script from the store."""
         script = None
         if not record.spec.command:
-            script = await self.store.read(queries.script_of, record.placement.batch_id)
+            script = await self.store.read(queries.script_of, record.placement.submission)
         return launch_of(record, script)
 
     async def _launch(self, record: TaskRecord) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hakuriver.host.cluster import Cluster
     from hakuriver.host.nodes import Link, Node
     from hakuriver.model.messages import Hello, Known
+    from hakuriver.model.tasks import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,10 @@ async def _owned(
 ) -> TaskRecord | None:
     """Return a task that its node tells of, made the node's own if need be; None if it is not."""
     where = standing(record, name)
-    if where in (Standing.UNKNOWN, Standing.WAITING) and not await _is_proven(cluster, known):
+    # Of a task that is known here, what the runner says of its place proves nothing.
+    place = known.placement if record is None else record.placement
+    unproven = where in (Standing.UNKNOWN, Standing.WAITING)
+    if unproven and not await _is_proven(cluster, known, place):
         return None
     if record is None:
         record = _told(cluster, name, known)
@@ -133,11 +137,11 @@ async def _owned(
     return record if record.node == name else None
 
 
-async def _is_proven(cluster: Cluster, known: Known) -> bool:
-    """Whether a runner may speak of a task that this store did not give it."""
-    if not all(map(cluster.ids.could_be, (known.task_id, known.placement.batch_id))):
+async def _is_proven(cluster: Cluster, known: Known, place: Placement) -> bool:
+    """Whether a runner may speak of a task, at `place`, that this store did not give it."""
+    if not all(map(cluster.ids.could_be, (known.task_id, place.batch_id, place.submission))):
         return False
-    shared = await cluster.store.read(queries.shared, known.placement.batch_id)
+    shared = await cluster.store.read(queries.shared, place.submission)
     return shared is None or is_same_work(known.spec, *shared)
 
 

@@ -91,10 +91,10 @@ def untold(record: TaskRecord) -> Untold:
 
 
 def is_same_work(told: TaskSpec, spec: TaskSpec, script: bytes | None) -> bool:
-    """Whether a runner tells of the very work that the store has of a batch.
+    """Whether a runner tells of the very work that the store has of a submission.
 
     Whoever has not been given a task cannot know it: so nobody comes by others' tasks, or by the
-    script and the variables of others' batches, through an id alone. Values that the store has
+    script and the variables of others' submissions, through an id alone. Values that the store has
     erased cannot be compared; a script that fits in no frame is told as an empty one.
     """
     if spec.env_vars and set(spec.env_vars.values()) == {MASK}:

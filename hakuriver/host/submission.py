@@ -51,7 +51,9 @@ class Submission:
         self._request = request
         self._owner = owner
         self._retry_of = retry_of
-        self._key = key or RequestKey(cluster.store, owner, request.idempotency_key, request)
+        self._key = key or RequestKey(
+            cluster.store, owner, request.idempotency_key, _work_of(request)
+        )
         self._failed: list[FailedTarget] = []
 
     async def submit(self) -> SubmitReply:
@@ -151,17 +153,19 @@ class Submission:
 
     def _records(self, spec: TaskSpec, targets: Sequence[Target | None]) -> list[TaskRecord]:
         cluster, now = self._cluster, time.time()
-        batch_id = cluster.ids.next()
+        submission_id = cluster.ids.next()
+        joined = self._request.batch_id
         # The script goes to the store once, beside the spec.
         stored = msgspec.structs.replace(spec, script=None)
         return [
             TaskRecord(
                 id=cluster.ids.next(),
                 placement=Placement(
-                    batch_id=batch_id,
+                    batch_id=submission_id if joined is None else int(joined),
                     batch_index=index,
                     batch_size=len(targets),
                     numa_node=None if target is None else target.numa,
+                    submission_id=None if joined is None else submission_id,
                 ),
                 origin=Origin(
                     owner=self._owner,
@@ -176,6 +180,13 @@ class Submission:
             )
             for index, target in enumerate(targets)
         ]
+
+
+def _work_of(request: SubmitRequest) -> dict[str, object]:
+    """Return what makes a request another one: not the batch that its tasks are counted in."""
+    asked = msgspec.structs.asdict(request)
+    del asked["batch_id"]
+    return asked
 
 
 def _numbered(record: TaskRecord, index: int, size: int) -> TaskRecord:

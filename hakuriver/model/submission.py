@@ -13,7 +13,8 @@ from typing import Annotated, Literal, Self, TypeVar
 import msgspec
 from msgspec import Meta
 
-from hakuriver.errors import InvalidRequest
+from hakuriver.errors import InvalidRequest, NotFound
+from hakuriver.model.ids import IdText, parse_id
 from hakuriver.model.quantities import MAX_DURATION, MAX_MEMORY
 from hakuriver.model.tasks import TaskSpec
 
@@ -94,7 +95,8 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     Memory is in bytes, time in seconds. Without `targets` the scheduler picks a node. Without
     `interpreter` a script runs by its ``#!`` line or, if it has none, with the node's Python.
     With `queue` off a target that cannot start its task now is refused. The same
-    `idempotency_key` of the same owner again is answered as before, and creates nothing.
+    `idempotency_key` of the same owner again is answered as before, and creates nothing. With
+    `batch_id` its tasks join a batch of the same owner that is there already.
     """
 
     command: Annotated[_Argument, Meta(min_length=1)] | None = None
@@ -113,6 +115,7 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: _Name = ""
     queue: bool = True
     idempotency_key: _Key | None = None
+    batch_id: IdText | None = None
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
@@ -137,6 +140,8 @@ class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 raise InvalidRequest("working_directory", "must be an absolute path")
         _check_text("name", self.name)
         _check_text("idempotency_key", self.idempotency_key or "")
+        if self.batch_id is not None:
+            _check_id("batch_id", self.batch_id)
         return TaskSpec(
             command=self.command or "",
             arguments=tuple(self.arguments),
@@ -246,6 +251,13 @@ def decode_body(body: bytes, kind: type[T]) -> T:
         raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("body", f"is not valid JSON: {error}") from None
+
+
+def _check_id(field: str, text: str) -> None:
+    try:
+        parse_id(text)
+    except NotFound:
+        raise InvalidRequest(field, f"{text[:40]!r} is no id (a decimal number)") from None
 
 
 def _encoded(field: str, text: str) -> bytes:

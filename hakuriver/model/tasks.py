@@ -117,7 +117,9 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where in a batch and on which CPUs a task runs: what differs between its siblings.
 
-    `cpus` are CPU numbers as the kernel counts them; empty when the task asked for no cores.
+    Index and size count the tasks of one submission. `submission_id` is that submission where it
+    has joined the batch of another one, which then is `batch_id`. `cpus` are CPU numbers as the
+    kernel counts them; empty when the task asked for no cores.
     """
 
     batch_id: Id
@@ -125,6 +127,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Small
     cpus: Annotated[tuple[Small, ...], msgspec.Meta(max_length=1 << 16)] = ()
     numa_node: Small | None = None
+    submission_id: Id | None = None
+
+    @property
+    def submission(self) -> int:
+        """The submission that made the task, with whose other tasks it shares what it runs."""
+        return self.batch_id if self.submission_id is None else self.submission_id
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

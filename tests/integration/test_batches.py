@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -107,3 +107,50 @@ def test_the_command_kills_a_batch_and_names_its_tasks(cluster: Cluster) -> None
     again = cluster.run_client("--kill-batch", reply["batch_id"])
     assert again.returncode not in {0, 2}
     assert reply["batch_id"] in again.stderr
+
+
+def test_a_submission_joins_a_batch_and_is_ended_with_it(cluster: Cluster) -> None:
+    first = cluster.submit_batch("sleep", "60", targets=["node1"], cores=0)
+    batch_id = first["batch_id"]
+    second = cluster.submit_batch(
+        *("sh", "-c", "echo $HAKURIVER_BATCH_ID; exec sleep 60"),
+        targets=["node2"],
+        cores=0,
+        batch_id=batch_id,
+    )
+    assert second["batch_id"] == batch_id
+    (joined,) = second["task_ids"]
+    wait_until(lambda: cluster.text(joined) == f"{batch_id}\n")
+    listed = [task["task_id"] for task in cluster.all_tasks(batch=batch_id)]
+    assert sorted(listed) == sorted([*first["task_ids"], joined])
+    told = cluster.post(f"/api/kill-batch/{batch_id}")
+    assert sorted(told["task_ids"]) == sorted(listed)
+    assert {cluster.wait(task_id)["status"] for task_id in listed} == {"killed"}
+    refused = cluster.http("POST", "/api/submit", body={"command": "true", "batch_id": joined})
+    assert refused.status == 422
+    assert refused.json()["detail"] == [
+        {"field": "batch_id", "reason": f"you have no batch {joined} that it could join"}
+    ]
+
+
+def test_what_has_joined_a_batch_stands_for_its_own_tasks(cluster: Cluster) -> None:
+    client = Client(f"http://127.0.0.1:{cluster.port}", token=cluster.token)
+    try:
+        first = client.run(["sleep", "60"], targets=["node1"], cores=0)
+        more: dict[str, Any] = {"cores": 0, "batch_id": first.batch_id, "idempotency_key": "again"}
+        second = client.run(["sleep", "60"], targets=["node2", "node2"], **more)
+        same = client.run(["sleep", "60"], targets=["node2", "node2"], **more)
+        assert second.batch_id == first.batch_id
+        assert [task.task_id for task in same] == [task.task_id for task in second]
+        assert len(client.batch(first.batch_id)) == 3
+        wait_until(lambda: first.running() and second.running())
+        second.kill()
+        for task in (*second, *same):
+            with pytest.raises(TaskKilled):
+                task.result(timeout=20)
+        assert first[0].status().status == "running"
+        client.batch(first.batch_id).kill()
+        with pytest.raises(TaskKilled):
+            first[0].result(timeout=20)
+    finally:
+        client.close()

@@ -18,7 +18,7 @@ from hakuriver.sweep.cluster.options import ClusterOptions
 from hakuriver.sweep.journal import read_attempts
 from hakuriver.sweep.records import Output
 from hakuriver.sweep.sweep import Sweep
-from support.harness import ids_in
+from support.harness import ids_in, write_toml
 from support.processes import run_hakuriver, wait_until
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def test_after_the_client_was_gone_nothing_runs_twice(cluster: Cluster, tmp_path
     )
     assert dies.returncode == 9
     assert '"i":' not in text()
-    assert len(tasks_of(cluster, sweep_id_in(tmp_path))) == 2
+    # The first one, which the others join.
+    assert len(tasks_of(cluster, sweep_id_in(tmp_path))) == 1
     for mark in ('"i":0', '"i":1'):
         process = subprocess.Popen(
             [sys.executable, "-m", "hakuriver", "hakurun", "--resume", *words],
@@ -139,7 +140,8 @@ def test_after_the_client_was_gone_nothing_runs_twice(cluster: Cluster, tmp_path
     done = hakurun(cluster, tmp_path, "--resume", "-c", str(cluster.config))
     assert "6 of 6 completed" in done.stderr
     assert sorted(ran.read_text().split()) == ["1", "2", "3", "4", "5", "6"]
-    assert len(tasks_of(cluster, sweep_id_in(tmp_path))) == 6
+    tasks = tasks_of(cluster, sweep_id_in(tmp_path))
+    assert (len(tasks), len({task["batch_id"] for task in tasks})) == (6, 1)
     records = json.loads(hakurun(cluster, tmp_path, "results", "--json").stdout)
     assert [record["last_line"] for record in records] == [f"out {n}" for n in range(1, 7)]
 
@@ -209,11 +211,14 @@ def test_what_is_being_submitted_at_the_stop_is_not_left_in_doubt(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit, taken = AsyncClient.submit_many, threading.Event()
+    made: list[AsyncBatch] = []
 
     async def slow(self: AsyncClient, requests: Iterable[SubmitRequest]) -> list[AsyncBatch]:
         batches = await submit(self, requests)
-        taken.set()
-        await asyncio.sleep(0.5)
+        made.extend(batches)
+        if len(made) == 2:
+            taken.set()
+            await asyncio.sleep(0.5)
         return batches
 
     monkeypatch.setattr(AsyncClient, "submit_many", slow)
@@ -232,6 +237,56 @@ def test_what_is_being_submitted_at_the_stop_is_not_left_in_doubt(
     wait_until(
         lambda: {task["status"] for task in tasks_of(cluster, sweep.header.sweep_id)} == {"killed"}
     )
+
+
+def test_a_sweep_is_one_batch_to_list_and_to_end(cluster: Cluster, tmp_path: Path) -> None:
+    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
+    words = [*on(cluster, "node1:0", "node2"), "sh", "-c", "sleep $1", "sh", "span:[0,1001,1002]"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hakuriver", "hakurun", *words],
+        env=env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journals = tmp_path / "state" / "hakuriver" / "sweeps"
+    wait_until(lambda: any('"i":2' in path.read_text() for path in journals.glob("*.jsonl")))
+    (batch_id,) = {str(task["batch_id"]) for task in tasks_of(cluster, sweep_id_in(tmp_path))}
+    listed = json.loads(
+        cluster.run_client("--list-tasks", "--batch", batch_id, "--json", check=0).stdout
+    )
+    assert len(listed["tasks"]) == 3
+    told = cluster.run_client("--kill-batch", batch_id, check=0)
+    assert len(ids_in(told.stdout)) >= 2
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert "1 of 3 completed, 2 failed" in said
+
+
+def test_who_goes_on_with_anothers_sweep_has_a_batch_of_his_own(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    words = ["sh", "-c", f"test -e {tmp_path}/$1", "sh", "span:[a,b,c]"]
+    hakurun(cluster, tmp_path, *on(cluster, "node1"), *words, check=1)
+    sweep_id = sweep_id_in(tmp_path)
+    before = {task["batch_id"] for task in tasks_of(cluster, sweep_id)}
+    for name in "abc":
+        (tmp_path / name).touch()
+    config = tmp_path / "second.toml"
+    write_toml(
+        config,
+        {
+            "network": {"host_port": cluster.port},
+            "security.tokens": {"default": cluster.second_token},
+        },
+    )
+    done = hakurun(cluster, tmp_path, "--resume", "-c", str(config))
+    assert "3 of 3 completed" in done.stderr
+    batches: dict[object, set[object]] = {}
+    for task in tasks_of(cluster, sweep_id):
+        batches.setdefault(task["owner"], set()).add(task["batch_id"])
+    assert sorted(map(len, batches.values())) == [1, 1]
+    assert before in batches.values()
 
 
 def test_a_sweep_of_this_machine_has_nothing_to_kill(cluster: Cluster, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class KillBatch(ApiHandler):
     async def post(self, batch_id: str) -> None:
         """Answer 202 with the tasks that will end; 404 or 409 where there is nothing to end."""
         cluster = self.services.cluster
-        records = await cluster.batch(parse_id(batch_id, "batch"))
+        count, records = await cluster.batch(parse_id(batch_id, "batch"))
         # Submitted last, ended first: none of them starts in the place of another.
         unfinished = [
             record.id
@@ -123,7 +123,7 @@ class KillBatch(ApiHandler):
         if not killed:
             raise Conflict(f"all tasks of batch {batch_id} have ended already")
         reply = KillBatchReply(
-            message=f"{len(killed)} of {len(records)} tasks will end",
+            message=f"{len(killed)} of {count} tasks will end",
             task_ids=[str(task_id) for task_id in killed],
         )
         await self.reply(reply, 202)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hakuriver.errors import InvalidRequest
 from hakuriver.host.store.models import database
 from hakuriver.model import tasks
 from hakuriver.model.tasks import FINAL, TaskSpec, TaskState, sources_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hakuriver.host.records import Request, TaskRecord
+    from hakuriver.model.tasks import Placement
 
 UNFINISHED = tuple(state.value for state in tasks.UNFINISHED)
 #: States whose task may still be told anything of by its node.
@@ -51,6 +53,7 @@ _COLUMNS = (
     "retry_of",
     "usage",
     "logs_removed",
+    "submission_id",
 )
 _INSERT = f"INTO task ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
@@ -58,25 +61,38 @@ _INSERT = f"INTO task ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLU
 def insert_batch(
     records: Sequence[TaskRecord], script: bytes | None, request: Request | None
 ) -> None:
-    """Insert the tasks of one submission and what they share; all or none."""
-    _insert_shared(records[0], script, request, "")
+    """Insert the tasks of one submission and what they share; all or none.
+
+    Raises:
+        InvalidRequest: the batch that they are to join is not there, or is another owner's.
+    """
+    first = records[0]
+    # Of a request that was answered before, nothing else counts.
+    _insert_shared(first, script, request, "")
+    if first.placement.submission_id is not None:
+        _check_joined(first.placement.batch_id, first.origin.owner)
     database.connection().executemany(f"INSERT {_INSERT}", map(_row, records))
 
 
 def adopt(record: TaskRecord, script: bytes | None) -> bool:
     """Insert a task that only its node knew, with its batch if that is unknown too."""
-    _insert_shared(record, script, None, "OR IGNORE ")
+    if record.placement.submission_id is not None:
+        # The submission that began the batch may be told of later, or never.
+        begun = "INSERT OR IGNORE INTO batch (id, spec) VALUES (?, x'')"
+        _execute(begun, (record.placement.batch_id,))
+    known = " ON CONFLICT (id) DO UPDATE SET spec = excluded.spec, script = excluded.script "
+    _insert_shared(record, script, None, f"{known} WHERE batch.spec = x''")
     return _execute(f"INSERT OR IGNORE {_INSERT}", _row(record)) == 1
 
 
 def _insert_shared(
-    first: TaskRecord, script: bytes | None, request: Request | None, unless: str
+    first: TaskRecord, script: bytes | None, request: Request | None, clash: str
 ) -> None:
     _execute(
-        f"INSERT {unless}INTO batch (id, spec, script, request_key, request_digest, reply) "  # noqa: S608
-        "VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO batch (id, spec, script, request_key, request_digest, reply) "  # noqa: S608
+        f"VALUES (?, ?, ?, ?, ?, ?){clash}",
         (
-            first.placement.batch_id,
+            first.placement.submission,
             msgspec.msgpack.encode(first.spec),
             script,
             request and request.key,
@@ -84,6 +100,13 @@ def _insert_shared(
             request and request.reply,
         ),
     )
+
+
+def _check_joined(batch_id: int, owner: str) -> None:
+    # The sign keeps SQLite from the index of owners, which fits more rows.
+    its = "SELECT 1 FROM task WHERE batch_id = ? AND +owner = ? LIMIT 1"
+    if database.execute_sql(its, (batch_id, owner)).fetchone() is None:
+        raise InvalidRequest("batch_id", f"you have no batch {batch_id} that it could join")
 
 
 def _row(record: TaskRecord) -> tuple[object, ...]:
@@ -113,6 +136,7 @@ def _row(record: TaskRecord) -> tuple[object, ...]:
         origin.retry_of,
         None if record.usage is None else to_json(record.usage),
         record.logs_removed,
+        place.submission_id,
     )
 
 
@@ -143,14 +167,14 @@ def transition(
     """Enter a state if that is legal, in one conditional update; False where it was not.
 
     `only_from` narrows the states it may be entered from. `of_node` makes it conditional on the
-    task's node too: a runner speaks for its own tasks. With the last of its tasks, a batch loses
-    the values of its environment.
+    task's node too: a runner speaks for its own tasks. With the last of its tasks, a
+    submission loses the values of its environment.
     """
     statement = _transition(to, only_from, tuple(changes), conditional=of_node is not None)
     condition = () if of_node is None else (of_node,)
     entered = _execute(statement, (to.value, rev, *changes.values(), record.id, *condition)) == 1
     if entered and record.spec.env_vars and to in FINAL and to is not TaskState.LOST:
-        _erase_environment(record.placement.batch_id, record.spec)
+        _erase_environment(record.placement, record.spec)
     return entered
 
 
@@ -167,13 +191,16 @@ def _transition(
     )
 
 
-def _erase_environment(batch_id: int, spec: TaskSpec) -> None:
-    """Mask the values of the environment if no task of the batch may need them any more."""
-    waiting = f"SELECT 1 FROM task WHERE batch_id = ? AND status IN ({_listed(UNTOLD)}) LIMIT 1"  # noqa: S608
-    if database.execute_sql(waiting, (batch_id,)).fetchone() is not None:
+def _erase_environment(place: Placement, spec: TaskSpec) -> None:
+    """Mask the values of the environment if no task of the submission may need them any more."""
+    has_joined = place.submission_id is not None
+    siblings = "submission_id = ?" if has_joined else "batch_id = ? AND submission_id IS NULL"
+    waiting = f"SELECT 1 FROM task WHERE {siblings} AND status IN ({_listed(UNTOLD)}) LIMIT 1"  # noqa: S608
+    if database.execute_sql(waiting, (place.submission,)).fetchone() is not None:
         return
     masked = msgspec.structs.replace(spec, env_vars=dict.fromkeys(spec.env_vars, MASK))
-    _execute("UPDATE batch SET spec = ? WHERE id = ?", (msgspec.msgpack.encode(masked), batch_id))
+    values = (msgspec.msgpack.encode(masked), place.submission)
+    _execute("UPDATE batch SET spec = ? WHERE id = ?", values)
 
 
 def request_kill(task_id: int, rev: int) -> bool:
@@ -202,14 +229,18 @@ def delete_tasks(task_ids: Sequence[int]) -> int:
     connection = database.connection()
     ids, marks = tuple(task_ids), ", ".join("?" * len(task_ids))
     chosen = f"WHERE id IN ({marks}) AND status NOT IN ({_listed(UNFINISHED)})"
-    batches = f"SELECT DISTINCT batch_id FROM task {chosen}"  # noqa: S608
-    shared = database.execute_sql(batches, ids).fetchall()
+    batches = (
+        f"SELECT batch_id FROM task {chosen} UNION "  # noqa: S608
+        f"SELECT submission_id FROM task {chosen} AND submission_id IS NOT NULL"
+    )
+    shared = database.execute_sql(batches, ids * 2).fetchall()
     highest = f"SELECT coalesce(max(rev), 0) FROM task {chosen}"  # noqa: S608
     last = int(database.execute_sql(highest, ids).fetchone()[0])
     _execute(f"DELETE FROM task {chosen}", ids)  # noqa: S608
     connection.executemany(
         "DELETE FROM batch WHERE id = ? "
-        "AND NOT EXISTS (SELECT 1 FROM task WHERE batch_id = batch.id)",
+        "AND NOT EXISTS (SELECT 1 FROM task WHERE batch_id = batch.id) "
+        "AND NOT EXISTS (SELECT 1 FROM task WHERE submission_id = batch.id)",
         shared,
     )
     raise_rev_floor(last)

@@ -31,7 +31,7 @@ class Meta(_Table):
 
 
 class Batch(_Table):
-    """What the tasks of one submission share.
+    """What the tasks of one submission share: of the one that began a batch, or has joined one.
 
     `spec` is MessagePack; the script lies apart, so that lists do not read it. A submission that
     bore a key is kept with it, with the digest of what was asked, and with the answer.
@@ -72,6 +72,7 @@ class Task(_Table):
     retry_of = BigIntegerField(null=True)
     usage = TextField(null=True)
     logs_removed = BooleanField(default=False)
+    submission_id = BigIntegerField(null=True)
 
 
 class Node(_Table):

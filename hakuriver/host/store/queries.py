@@ -8,7 +8,7 @@ import msgspec
 from peewee import SQL, NodeList, fn
 
 from hakuriver.host.records import NodeRecord, Request, TaskRecord
-from hakuriver.host.store.changes import UNFINISHED, raise_rev_floor
+from hakuriver.host.store.changes import UNFINISHED, UNTOLD, raise_rev_floor
 from hakuriver.host.store.models import Batch, Meta, Node, Task, database
 from hakuriver.model.nodes import NodeInfo
 from hakuriver.model.tasks import Origin, Placement, TaskSpec, TaskState, Usage
@@ -72,15 +72,18 @@ def unfinished() -> list[TaskRecord]:
     return list(_records(_joined().where(Task.status.in_(UNFINISHED)).order_by(Task.id)))
 
 
-def batch(batch_id: int) -> list[TaskRecord]:
-    """Return the tasks of one submission, in their order; empty if there is none."""
-    return list(_records(_joined().where(Task.batch_id == batch_id).order_by(Task.id)))
+def batch(batch_id: int) -> tuple[int, list[TaskRecord]]:
+    """Return how many tasks a batch has, 0 if there is none such, and those that may still run."""
+    its: Any = Task.batch_id == batch_id
+    alive = _joined().where(its & Task.status.in_(UNTOLD)).order_by(Task.id)
+    return Task.select().where(its).count(), list(_records(alive))
 
 
-def shared(batch_id: int) -> tuple[TaskSpec, bytes | None] | None:
-    """Return what the tasks of a batch share, spec and script; None if there is no such batch."""
-    row = Batch.get_or_none(Batch.id == batch_id)
-    if row is None:
+def shared(submission: int) -> tuple[TaskSpec, bytes | None] | None:
+    """Return what the tasks of a submission share, spec and script; None if it is unknown."""
+    row = Batch.get_or_none(Batch.id == submission)
+    # One that began a batch of which a node has told, but that is unknown itself, has no spec.
+    if row is None or not row.spec:
         return None
     return _SPEC.decode(row.spec), None if row.script is None else bytes(row.script)
 
@@ -132,9 +135,9 @@ def _ended(before: float) -> Any:
     )
 
 
-def script_of(batch_id: int) -> bytes | None:
-    """Return the script that a batch runs."""
-    content = Batch.select(Batch.script).where(Batch.id == batch_id).scalar()
+def script_of(submission: int) -> bytes | None:
+    """Return the script that the tasks of a submission run."""
+    content = Batch.select(Batch.script).where(Batch.id == submission).scalar()
     return None if content is None else bytes(content)
 
 
@@ -203,7 +206,8 @@ def forget_node(name: str, rev: int) -> None:
 
 
 def _joined() -> Any:
-    return Task.select(*_JOINED).join(Batch, on=(Task.batch_id == Batch.id))
+    its = fn.COALESCE(Task.submission_id, Task.batch_id)
+    return Task.select(*_JOINED).join(Batch, on=(its == Batch.id))
 
 
 def _records(query: Any) -> Iterator[TaskRecord]:
@@ -212,18 +216,20 @@ def _records(query: Any) -> Iterator[TaskRecord]:
     # The rows as SQLite has them: Peewee would convert each value to the type that it has already.
     for values in database.execute(query):
         row = dict(zip(_NAMES, values, strict=True))
-        spec = specs.get(row["batch_id"])
+        placement = Placement(
+            batch_id=row["batch_id"],
+            batch_index=row["batch_index"],
+            batch_size=row["batch_size"],
+            cpus=_CPUS.decode(row["cpus"]),
+            numa_node=row["numa_node"],
+            submission_id=row["submission_id"],
+        )
+        spec = specs.get(placement.submission)
         if spec is None:
-            spec = specs[row["batch_id"]] = _SPEC.decode(row["spec"])
+            spec = specs[placement.submission] = _SPEC.decode(row["spec"])
         yield TaskRecord(
             id=row["id"],
-            placement=Placement(
-                batch_id=row["batch_id"],
-                batch_index=row["batch_index"],
-                batch_size=row["batch_size"],
-                cpus=_CPUS.decode(row["cpus"]),
-                numa_node=row["numa_node"],
-            ),
+            placement=placement,
             origin=Origin(
                 owner=row["owner"],
                 submitted_at=row["submitted_at"],

@@ -1,8 +1,9 @@
 """Running the combinations of a sweep as tasks of a cluster.
 
-Each is a task of its own, whose name is the sweep's id. What is to be submitted is on the disk
-before it is, with the key that makes a repetition harmless, and its id as soon as it is known: who
-resumes takes up the tasks that went on meanwhile, and starts none twice.
+Each is a task of its own, whose name is the sweep's id, and all of them are one batch. What is to
+be submitted is on the disk before it is, with the key that makes a repetition harmless, and its id
+as soon as it is known: who resumes takes up the tasks that went on meanwhile, and starts none
+twice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hakuriver.client.follow import AsyncOutput, follow_async
 from hakuriver.client.outcome import is_final
 from hakuriver.client.portal import Drain
 from hakuriver.client.sync import Client
-from hakuriver.errors import Conflict, HakuRiverError, NotFound
+from hakuriver.errors import Conflict, HakuRiverError, InvalidRequest, NotFound
 from hakuriver.model.tasks import TaskState
 from hakuriver.sweep.cluster.lanes import Lanes, lanes_of
 from hakuriver.sweep.cluster.options import command_of, variables_of
@@ -88,6 +89,8 @@ class ClusterRun:
         self._again: deque[tuple[int, int]] = deque()
         self._room = asyncio.Event()
         self._flights: dict[int, _Flight] = {}
+        #: The batch that all its tasks belong to; the first of them begins it.
+        self._batch_id: str | None = None
         self._failures = 0
         self._too_many = False
         #: Whether it was stopped before all had run, on request or by failures.
@@ -128,6 +131,8 @@ class ClusterRun:
     async def _run(self, client: AsyncClient, indexes: Iterator[int]) -> AsyncGenerator[Event]:
         self._loop = asyncio.get_running_loop()
         self._lanes = lanes_of(self._options.on, await client.nodes(), self._options.cores)
+        earlier = await client.tasks(name=self._sweep_id, limit=1)
+        self._batch_id = earlier[0].batch_id if earlier else None
         if self.stopped:
             return
         worker = asyncio.create_task(self._work(client, indexes))
@@ -163,7 +168,7 @@ class ClusterRun:
             while True:
                 self._room.clear()
                 flights: list[_Flight] = []
-                while len(flights) < _TOGETHER:
+                while len(flights) < (1 if self._batch_id is None else _TOGETHER):
                     held = held or self._next_index(indexes)
                     flight = None if held is None else self._place(*held)
                     if flight is None:
@@ -241,6 +246,8 @@ class ClusterRun:
         made = [(flight, batch[0]) for flight, batch in zip(flights, batches, strict=True) if batch]
         for flight, task in made:
             self._journal.write({"i": flight.job.index, "task_id": task.task_id})
+        for batch in batches:
+            self._batch_id = self._batch_id or batch.batch_id or None
         return made
 
     async def _known(self, client: AsyncClient, flight: _Flight) -> AsyncTask | None:
@@ -270,6 +277,7 @@ class ClusterRun:
             "private_network": options.private_network,
             "private_pid": options.private_pid,
             "idempotency_key": f"hakurun-{self._sweep_id}-{job.index}-{job.attempt}",
+            "batch_id": self._batch_id,
         }
         return command_request([*command_of(self._program, options.python), *arguments], **more)
 
@@ -280,8 +288,12 @@ class ClusterRun:
         self._attempts.open.pop(index, None)
         lane = self._lanes.at(flight.target)
         lane.ends(index)
-        lane.closed = True
         self._again.appendleft((index, flight.tries))
+        if isinstance(error, InvalidRequest) and error.field == "batch_id":
+            # Another one's, or the host has begun with an empty database: there will be a new one.
+            self._batch_id = None
+            return
+        lane.closed = True
         if isinstance(error, Conflict):
             raise Conflict(
                 "tasks of this sweep were submitted with other options: resume it with the same "

@@ -122,7 +122,7 @@ async def test_siblings_are_adopted_into_one_batch(store: Store) -> None:
             task_id, batch_id=5, index=index, size=3, rev=store.next_rev(), status=ASSIGNING
         )
         assert await store.write(changes.adopt, record, b"script")
-    batch = await store.read(queries.batch, 5)
+    batch = (await store.read(queries.tasks, batch=5, limit=9))[::-1]
     assert [(one.id, one.placement.batch_index) for one in batch] == [(7, 0), (8, 1), (9, 2)]
 
 

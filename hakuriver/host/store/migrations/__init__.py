@@ -11,7 +11,13 @@ import os
 from typing import TYPE_CHECKING
 
 from hakuriver.errors import StoreError
-from hakuriver.host.store.migrations import v001_initial, v002_accounting, v003_units, v004_pages
+from hakuriver.host.store.migrations import (
+    v001_initial,
+    v002_accounting,
+    v003_units,
+    v004_pages,
+    v005_joining,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +31,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     v002_accounting.STATEMENTS,
     v003_units.STATEMENTS,
     v004_pages.STATEMENTS,
+    v005_joining.STATEMENTS,
 )
 LATEST = len(STEPS)
 
