@@ -282,19 +282,20 @@ def _limits(silence: float) -> dict[str, object]:
 
 def _check_url(url: str) -> str:
     try:
-        parsed = httpx.URL(url)
+        parsed, reason = httpx.URL(url), ""
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"{url!r} is no address of a host: {error}") from None
-    if parsed.scheme not in {"http", "https"} or not parsed.host or parsed.userinfo:
+        parsed, reason = httpx.URL(""), f": {error}"
+    signed = bool(parsed.userinfo)
+    if parsed.scheme in {"http", "https"} and parsed.host and not signed:
+        return url.rstrip("/")
+    if signed or "@" in url:
+        # What stands before the last @ may be a password, and so may what httpx says of it.
         raise ConfigError(
-            f"{_unsigned(parsed)!r} is no address: write http://HOST:PORT or https://…"
+            f"no name and no password goes into the address of the host {url.rpartition('@')[2]!r}:"
+            " write http://HOST:PORT or https://…, and give the token with HAKURIVER_TOKEN, with "
+            "`%hakuriver connect --token-file`, or in [security.tokens] of the configuration file"
         )
-    return url.rstrip("/")
-
-
-def _unsigned(url: httpx.URL) -> str:
-    """Return `url` without a password that it may hold."""
-    return str(url.copy_with(username=None, password=None)) if url.userinfo else str(url)
+    raise ConfigError(f"{url!r} is no address{reason}; write http://HOST:PORT or https://…")
 
 
 def _check_token(token: str) -> str:

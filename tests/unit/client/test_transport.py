@@ -247,11 +247,39 @@ async def test_leaving_a_stream_early_closes_it() -> None:
     assert stream.closed
 
 
-@pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://", "", "http://u:pw@host:1"])
+@pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://", "", "http://host:port"])
 async def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"is no address.*write http://HOST:PORT") as caught:
         Transport(url, TOKEN)
+    assert repr(url) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:pw@host:1",
+        "http://me@host:1",
+        "me:pw@host:1",
+        # What httpx cannot read, for the port, for a character, for a password with a slash.
+        "http://me:pw@host:1x",
+        "http://me:pw@ho\nst:1",
+        "http://me:pw/@host:1",
+    ],
+)
+async def test_an_address_takes_no_password_and_the_refusal_says_where_the_token_goes(
+    url: str,
+) -> None:
+    with pytest.raises(ConfigError, match=r"no name and no password.*HAKURIVER_TOKEN") as caught:
+        Transport(url, TOKEN)
+    assert repr(url.rpartition("@")[2]) in str(caught.value)
+    assert "me:" not in str(caught.value)
     assert "pw" not in str(caught.value)
+
+
+async def test_an_at_in_the_path_of_an_address_is_no_password() -> None:
+    there = Transport("http://hub/user/me@example.org/proxy/8000", TOKEN)
+    assert there.url == "http://hub/user/me@example.org/proxy/8000"
+    await there.close()
 
 
 @pytest.mark.parametrize("token", ["two words", "a\nb", "ä"])
