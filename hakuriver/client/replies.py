@@ -32,12 +32,11 @@ def error_from(
     `retry_after` is the answer's header of that name, in seconds; anything else says nothing.
     """
     view = _read(body)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return _too_many(url, view, retry_after)
     if view is None:
         return _foreign(url, path, status)
-    error = _refusal(url, status, view, submission=any(part in path for part in _SUBMISSIONS))
-    if isinstance(error, TooManyRequests) and retry_after.isascii() and retry_after.isdigit():
-        error.retry_after = float(retry_after)
-    return error
+    return _refusal(url, status, view, submission=any(part in path for part in _SUBMISSIONS))
 
 
 def error_of(url: str, answer: ErrorAnswer) -> HakuRiverError:
@@ -64,8 +63,6 @@ def _told(url: str, status: int, detail: str, *, submission: bool) -> HakuRiverE
             error = NotFound(detail)
         case HTTPStatus.CONFLICT:
             error = Conflict(detail)
-        case HTTPStatus.TOO_MANY_REQUESTS:
-            error = TooManyRequests(detail, retry_after=0.0)
         case HTTPStatus.SERVICE_UNAVAILABLE if submission:
             error = SubmissionRefused(detail)
         case HTTPStatus.SERVICE_UNAVAILABLE:
@@ -92,6 +89,15 @@ def _foreign(url: str, path: str, status: int) -> HakuRiverError:
         f"the host at {url} answered {path} with status {status} and no reason: "
         "is it a HakuRiver host?"
     )
+
+
+def _too_many(url: str, view: ErrorView | None, retry_after: str) -> TooManyRequests:
+    """Return the error for a 429, which a proxy before the host may give in words of its own."""
+    detail = f"the host at {url} was asked too often"
+    if view is not None and isinstance(view.detail, str):
+        detail = view.detail[:_TEXT_SHOWN]
+    told = retry_after.isascii() and retry_after.isdigit()
+    return TooManyRequests(detail, retry_after=float(retry_after) if told else 0.0)
 
 
 def _unauthorized(url: str, detail: str) -> Unauthorized:

@@ -324,6 +324,39 @@ async def test_what_was_asked_too_often_is_asked_again_a_little_later() -> None:
     assert (await transport(busy).request("POST", "/api/kill/1", Reply)).value == 3
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>429 Too Many Requests</html>",
+        "",
+        "[]",
+        '{"detail": [{"field": "rate", "reason": "is over"}]}',
+        '{"detail": "no", "failed_targets": [{"target": "a", "reason": "is busy"}]}',
+    ],
+)
+async def test_a_proxy_may_say_in_words_of_its_own_that_it_was_asked_too_often(body: str) -> None:
+    asked = 0
+
+    def busy(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            return httpx.Response(429, text=body)
+        return httpx.Response(200, json={"value": asked})
+
+    assert (await transport(busy).request("POST", "/api/submit", Reply)).value == 3
+
+
+async def test_a_proxy_says_when_to_ask_again() -> None:
+    def busy(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(429, headers={"Retry-After": "7"}, text="<html>")
+
+    there = Transport("http://h:1", TOKEN, base=httpx.MockTransport(busy), repeat_seconds=0.1)
+    with pytest.raises(TooManyRequests, match="host at http://h:1 was asked too often") as caught:
+        await there.request("GET", "/api/x", Reply)
+    assert caught.value.retry_after == 7
+
+
 async def test_whoever_is_always_too_early_is_told() -> None:
     def busy(_: httpx.Request) -> httpx.Response:
         return httpx.Response(429, json={"detail": "too many requests"})
