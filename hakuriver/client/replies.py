@@ -29,7 +29,8 @@ def error_from(
 ) -> HakuRiverError:
     """Return the exception for an answer of the host at `url` that is no success.
 
-    `retry_after` is the answer's header of that name, in seconds; anything else says nothing.
+    `retry_after` is the answer's header of that name, in whole seconds; anything else says
+    nothing. A body that tells it exactly is preferred.
     """
     view = _read(body)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -96,8 +97,10 @@ def _too_many(url: str, view: ErrorView | None, retry_after: str) -> TooManyRequ
     detail = f"the host at {url} was asked too often"
     if view is not None and isinstance(view.detail, str):
         detail = view.detail[:_TEXT_SHOWN]
-    told = retry_after.isascii() and retry_after.isdigit()
-    return TooManyRequests(detail, retry_after=float(retry_after) if told else 0.0)
+    seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
+    if view is not None and view.retry_after is not None:
+        seconds = view.retry_after
+    return TooManyRequests(detail, retry_after=seconds)
 
 
 def _unauthorized(url: str, detail: str) -> Unauthorized:

@@ -20,7 +20,7 @@ from hakuriver.errors import (
     Unauthorized,
 )
 from hakuriver.host import exchange, reconcile, retention
-from hakuriver.host.api.base import ApiHandler, count_in, say_when, services_of, stream_of
+from hakuriver.host.api.base import ApiHandler, count_in, refusal_of, services_of, stream_of
 from hakuriver.host.api.operations import JSON, MSGPACK, Operation
 from hakuriver.host.auth import bearer
 from hakuriver.model.auth import runner_token
@@ -51,7 +51,7 @@ from hakuriver.model.messages import (
 )
 from hakuriver.model.targets import MAX_NODE_NAME, check_node_name
 from hakuriver.model.tasks import TaskState
-from hakuriver.model.views import Joining
+from hakuriver.model.views import ErrorView, Joining
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -115,8 +115,7 @@ class RunnerLink(WebSocketHandler):
             try:
                 count_in(services.guesses, str(self.request.remote_ip))
             except TooManyRequests as error:
-                say_when(self, error)
-                await self._turn_away(error.http_status, str(error))
+                await self._turn_away(error.http_status, refusal_of(self, error))
                 return
             await self._turn_away(401, "this is no runner token for the node it names")
             return
@@ -139,9 +138,11 @@ class RunnerLink(WebSocketHandler):
         self._outbox = Outbox(lambda: loop.call_soon(self._flush))
         self._logs = services.subscriptions
 
-    async def _turn_away(self, status: int, detail: str) -> None:
+    async def _turn_away(self, status: int, said: str | ErrorView) -> None:
+        view = ErrorView(detail=said) if isinstance(said, str) else said
         self.set_status(status)
-        await self.finish({"detail": detail})
+        self.set_header("Content-Type", JSON)
+        await self.finish(msgspec.json.encode(view))
 
     def open(self, *_args: str, **_kwargs: str) -> None:
         """Send small messages at once: without this a task costs 40 ms more."""

@@ -6,9 +6,10 @@ Ids are strings (they exceed 2^53), times ISO 8601 with offset in UTC, memory is
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from hakuriver.model.messages import Stream
 from hakuriver.model.nodes import Capabilities, NodeStatus, NumaNode, NumaUse
@@ -262,10 +263,14 @@ class StreamLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ErrorView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of every error: a sentence, or for 422 the fields."""
+    """The body of every error: a sentence, or for 422 the fields.
+
+    With 429 `retry_after` is the time until the next request is taken, in seconds.
+    """
 
     detail: str | list[FieldError]
     failed_targets: list[FailedTarget] = []
+    retry_after: Annotated[float, Meta(ge=0)] | None = None
 
 
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +44,30 @@ async def test_the_asynchronous_client_comes_back_when_the_host_said(server: Ser
             assert await client.nodes() == []
     # With pauses of its own it would have asked some five times in each of these seconds.
     assert answers(server) == {200: COUNT, 429: COUNT - 1}
+
+
+async def test_the_time_is_told_in_whole_seconds_and_exactly(server: Server) -> None:
+    await server.get("/api/nodes")
+    answer = await server.ask("/api/nodes")
+    assert answer.code == 429
+    assert answer.headers["Retry-After"] == "1"
+    told = json.loads(answer.body)
+    assert set(told) == {"detail", "retry_after"}
+    assert 0 < told["retry_after"] < 1
+
+
+async def test_who_is_a_moment_too_early_does_not_wait_a_second(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    rate = Rate(per_second=5, burst=1)
+    async with (
+        open_server(tmp_path / "q.db", requests=rate) as server,
+        AsyncClient(f"http://127.0.0.1:{server.port}", token=TOKEN) as client,
+    ):
+        begin = loop.time()
+        while answers(server).get(429, 0) < COUNT:
+            await client.nodes()
+        # Whole seconds would have been as many as there were refusals.
+        assert loop.time() - begin < COUNT
 
 
 async def test_the_synchronous_client_comes_back_when_the_host_said(server: Server) -> None:

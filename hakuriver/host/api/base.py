@@ -71,9 +71,15 @@ def methods_of(handler: type[RequestHandler]) -> list[str]:
     ]
 
 
-def say_when(handler: RequestHandler, error: TooManyRequests) -> None:
-    """Set the header that says when to ask again, in whole seconds."""
+def refusal_of(handler: RequestHandler, error: HakuRiverError) -> ErrorView:
+    """Return the body for an error; when to ask again is exact there, and rounded up in a header.
+
+    The header takes whole seconds alone.
+    """
+    if not isinstance(error, TooManyRequests):
+        return ErrorView(detail=str(error))
     handler.set_header("Retry-After", str(math.ceil(error.retry_after)))
+    return ErrorView(detail=str(error), retry_after=error.retry_after)
 
 
 class ApiHandler(RequestHandler):
@@ -245,9 +251,7 @@ class ApiHandler(RequestHandler):
         elif isinstance(error, SubmissionRefused):
             view = ErrorView(detail=str(error), failed_targets=list(error.failed_targets))
         elif isinstance(error, HakuRiverError):
-            view = ErrorView(detail=str(error))
-            if isinstance(error, TooManyRequests):
-                say_when(self, error)
+            view = refusal_of(self, error)
         elif status_code < 500:  # noqa: PLR2004
             view = ErrorView(detail=self._reason)
         if isinstance(error, HakuRiverError):

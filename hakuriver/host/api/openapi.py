@@ -29,7 +29,7 @@ _ALWAYS = {
     400: "The path or the request as such cannot be read.",
     401: "The token is missing or wrong.",
     413: "The body is larger than 32 MiB; the connection ends.",
-    429: "Too many requests, or too many wrong tokens; `Retry-After` says when to try again.",
+    429: "Too many requests, or too many wrong tokens; `retry_after` says when to try again.",
     422: "A field, an argument, the Host header or the content type is not acceptable.",
     503: "The database, or what would have to answer, is not there now; every reason is told.",
 }

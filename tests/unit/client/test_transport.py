@@ -357,6 +357,20 @@ async def test_a_proxy_says_when_to_ask_again() -> None:
     assert caught.value.retry_after == 7
 
 
+@pytest.mark.parametrize(("told", "seconds"), [(0.25, 0.25), (0, 0), (None, 3), (-1, 3), ("x", 3)])
+async def test_an_exact_time_in_the_body_goes_before_the_header(
+    told: object, seconds: float
+) -> None:
+    def busy(_: httpx.Request) -> httpx.Response:
+        refusal = {"detail": "too many requests", "retry_after": told}
+        return httpx.Response(429, headers={"Retry-After": "3"}, json=refusal)
+
+    there = Transport("http://h:1", TOKEN, base=httpx.MockTransport(busy), repeat_seconds=0)
+    with pytest.raises(TooManyRequests) as caught:
+        await there.request("GET", "/api/x", Reply)
+    assert caught.value.retry_after == seconds
+
+
 async def test_whoever_is_always_too_early_is_told() -> None:
     def busy(_: httpx.Request) -> httpx.Response:
         return httpx.Response(429, json={"detail": "too many requests"})
