@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tornado.http1connection import HTTP1Connection
 
+    from hakuriver.host.tally import Tally
+
 #: Handlers refuse what is over `MAX_REQUEST`; of more than this they never hear.
 MAX_BODY = 2 * MAX_REQUEST
 # So long a body that was refused may go on, in seconds: many read the answer only after it.
@@ -35,15 +37,18 @@ _DETAIL = f"the body is larger than {MAX_BODY} bytes; a request takes at most {M
 class BoundedBody(HTTPMessageDelegate):
     """Hands one request on to `inner`, unless its body is, or is said to be, over `MAX_BODY`.
 
-    That is answered 413 at once; what still comes of the body is dropped, and then the connection
-    is closed.
+    That is answered 413 at once and counted in `tally`; what still comes of the body is dropped,
+    and then the connection is closed.
     """
 
-    def __init__(self, inner: HTTPMessageDelegate, connection: HTTP1Connection) -> None:
+    def __init__(
+        self, inner: HTTPMessageDelegate, connection: HTTP1Connection, tally: Tally
+    ) -> None:
         self._inner = inner
         self._connection = connection
+        self._tally = tally
         self._size = 0
-        self._head = False
+        self._method = ""
         #: Done once the refusal is on its way, None while nothing is refused.
         self._refused: asyncio.Future[None] | None = None
         self._until = 0.0
@@ -54,7 +59,7 @@ class BoundedBody(HTTPMessageDelegate):
         """Refuse what announces too much, before it is sent."""
         # The bound is kept here, so that Tornado's does not come before it.
         self._connection.set_max_body_size(sys.maxsize)
-        self._head = isinstance(start_line, RequestStartLine) and start_line.method == "HEAD"
+        self._method = start_line.method if isinstance(start_line, RequestStartLine) else ""
         if _announced(headers) <= MAX_BODY:
             return self._inner.headers_received(start_line, headers)
         self._refuse()
@@ -98,8 +103,11 @@ class BoundedBody(HTTPMessageDelegate):
             }
         )
         line = ResponseStartLine("HTTP/1.1", 413, "Content Too Large")
-        self._refused = self._connection.write_headers(line, headers, b"" if self._head else body)
+        if self._method == "HEAD":
+            body = b""
+        self._refused = self._connection.write_headers(line, headers, body)
         self._until = asyncio.get_running_loop().time() + _DRAIN_SECONDS
+        self._tally.answered(type(self).__name__, self._method, 413)
 
     def _close(self) -> None:
         if self._refused is not None:

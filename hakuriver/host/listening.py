@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tornado.web import Application
 
     from hakuriver.host.strangers import Strangers
+    from hakuriver.host.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Server(HTTPServer):
         application: what answers.
         context: for TLS, None for plain HTTP.
         strangers: keeps count of the connections that have shown no token.
+        tally: counts what is refused before the application hears of it.
         patience: seconds that a connection may take for its first byte, its handshake or the
             headers of a request, and be idle; twice as many for a request's body.
     """
@@ -64,6 +66,7 @@ class Server(HTTPServer):
         *,
         context: ssl.SSLContext | None,
         strangers: Strangers,
+        tally: Tally,
         patience: float = PATIENCE,
     ) -> None:
         """Take over what the class was called with."""
@@ -78,6 +81,7 @@ class Server(HTTPServer):
         logging.getLogger("tornado.general").addFilter(_quotes_nothing)
         self._context = context
         self._strangers = strangers
+        self._tally = tally
         self._patience = patience
         self._starting: set[asyncio.Task[None]] = set()
 
@@ -101,7 +105,7 @@ class Server(HTTPServer):
         """Return what takes a request, up to the largest body that there may be."""
         taker = super().start_request(server_conn, request_conn)
         assert isinstance(request_conn, HTTP1Connection)  # noqa: S101 - told to the type checker
-        return BoundedBody(taker, request_conn)
+        return BoundedBody(taker, request_conn, self._tally)
 
     async def close_all_connections(self) -> None:
         """Close those that have begun, and those that were about to."""

@@ -79,6 +79,7 @@ async def serve(config: Config, *, listening: Callable[[str, int], None] | None 
         make_app(services),
         context=served.context if served else None,
         strangers=services.strangers,
+        tally=cluster.tally,
     )
     server.add_sockets(sockets)
     watch = {

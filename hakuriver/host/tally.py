@@ -21,6 +21,8 @@ SLOW = (0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 86400.0, 7 * 864
 #: Of how many changes share a commit.
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0)
 
+_METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"))
+
 
 class Histogram:
     """Counts values by size; one thread observes, any may look.
@@ -61,6 +63,11 @@ class Tally:
     streams: int = 0
     stalled: int = 0
     log_bytes: int = 0
+
+    def answered(self, handler: str, method: str, status: int) -> None:
+        """Count an answer; askers may make up methods, so that unknown ones are all `other`."""
+        known = method if method in _METHODS else "other"
+        self.requests[handler, known, status] += 1
 
     def moved(self, before: TaskState, record: TaskRecord) -> None:
         """Take note that a task came from the state `before` to that of `record`."""

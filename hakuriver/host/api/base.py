@@ -146,9 +146,7 @@ class ApiHandler(RequestHandler):
     def count(self) -> None:
         """Take the request into the tally, once it is answered."""
         tally = self.services.cluster.tally
-        method = str(self.request.method)
-        known = method if method in self.SUPPORTED_METHODS else "other"
-        tally.requests[type(self).__name__, known, self.get_status()] += 1
+        tally.answered(type(self).__name__, str(self.request.method), self.get_status())
         if not self._streams:
             tally.request_seconds.observe(self.request.request_time())
 

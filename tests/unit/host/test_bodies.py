@@ -12,6 +12,7 @@ from hakuriver import tls
 from hakuriver.host import bodies
 from hakuriver.host.listening import Server
 from hakuriver.host.strangers import Strangers
+from hakuriver.host.tally import Tally
 from support.certificates import make_files
 
 if TYPE_CHECKING:
@@ -41,8 +42,12 @@ class Place:
 
     def __init__(self, context: ssl.SSLContext | None, trust: ssl.SSLContext | None) -> None:
         self.strangers = Strangers()
+        self.tally = Tally()
         self.server = Server(
-            Application([("/", Measure)]), context=context, strangers=self.strangers
+            Application([("/", Measure)]),
+            context=context,
+            strangers=self.strangers,
+            tally=self.tally,
         )
         found, self.port = bind_unused_port()
         self.server.add_socket(found)
@@ -78,6 +83,7 @@ async def test_a_body_up_to_the_limit_is_taken_and_the_next_one_too(place: Place
             answer = await reader.readuntil(b" bytes")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.endswith(f"\r\n{size} bytes".encode())
+    assert not place.tally.requests
     writer.close()
 
 
@@ -91,7 +97,18 @@ async def test_the_connection_ends_with_the_body(place: Place, head: bytes) -> N
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert answer.count(b"HTTP/1.1") == 1
     assert b'{"detail":' in answer
+    assert place.tally.requests == {("BoundedBody", "POST", 413): 1}
     writer.close()
+
+
+async def test_a_made_up_method_makes_no_new_figure(place: Place) -> None:
+    for method in (b"PURGE", b"BREW"):
+        reader, writer = await place.open()
+        writer.write(method + head_of(LIMIT + 1).removeprefix(b"POST"))
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+    assert place.tally.requests == {("BoundedBody", "other", 413): 2}
 
 
 @pytest.mark.parametrize("head", [CHUNKED, head_of(9_999_999_999)], ids=WAYS)

@@ -11,6 +11,7 @@ from tornado.web import Application, RequestHandler
 from hakuriver import tls
 from hakuriver.host.listening import Server
 from hakuriver.host.strangers import Strangers
+from hakuriver.host.tally import Tally
 from support.certificates import Files, make_files
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ async def ports(files: Files) -> AsyncIterator[tuple[int, int]]:
     found: list[int] = []
     for context in (None, served.context):
         socket, port = bind_unused_port()
-        server = Server(Application([("/", Hello)]), context=context, strangers=Strangers())
+        server = Server(
+            Application([("/", Hello)]), context=context, strangers=Strangers(), tally=Tally()
+        )
         server.add_socket(socket)
         servers.append(server)
         found.append(port)
@@ -123,7 +126,7 @@ async def test_whoever_takes_too_long_is_let_go(said: bytes) -> None:
     socket, port = bind_unused_port()
     strangers = Strangers()
     application = Application([("/", Hello)])
-    server = Server(application, context=None, strangers=strangers, patience=0.1)
+    server = Server(application, context=None, strangers=strangers, tally=Tally(), patience=0.1)
     server.add_socket(socket)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -141,7 +144,9 @@ async def test_whoever_takes_too_long_is_let_go(said: bytes) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     socket, port = bind_unused_port()
     strangers = Strangers()
-    server = Server(Application([("/", Hello)]), context=None, strangers=strangers, patience=0.1)
+    server = Server(
+        Application([("/", Hello)]), context=None, strangers=strangers, tally=Tally(), patience=0.1
+    )
     server.add_socket(socket)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

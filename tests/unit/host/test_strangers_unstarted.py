@@ -10,12 +10,13 @@ from tornado.web import Application
 
 from hakuriver.host.listening import Server
 from hakuriver.host.strangers import Strangers
+from hakuriver.host.tally import Tally
 
 
 def test_one_that_gives_way_before_its_first_step_is_closed() -> None:
     async def crowd() -> None:
         strangers = Strangers(limit=1)
-        server = Server(Application([]), context=None, strangers=strangers)
+        server = Server(Application([]), context=None, strangers=strangers, tally=Tally())
         pairs = [socket.socketpair() for _ in range(2)]
         streams = [IOStream(ours) for ours, _ in pairs]
         try:
