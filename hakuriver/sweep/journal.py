@@ -166,7 +166,7 @@ class Journal:
 
         Raises:
             Conflict: another process writes it.
-            JournalError: it cannot be opened.
+            JournalError: it cannot be opened, or was removed in this moment.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -177,6 +177,10 @@ class Journal:
         except BlockingIOError:
             os.close(descriptor)
             raise Conflict(f"the sweep of {path} runs already") from None
+        if not _lies_at(path, descriptor):
+            # Old ones are removed under this lock: what is written to one now would be lost.
+            os.close(descriptor)
+            raise JournalError(f"{path} was removed in this moment: run the sweep anew")
         _cut_torn_line(descriptor)
         return cls(path, descriptor)
 
@@ -311,6 +315,14 @@ def _plain(event: Ended) -> dict[str, object]:
 def _ended(content: dict[str, Any]) -> Ended:
     index = content.pop("e")
     return Ended(index=index, **content)
+
+
+def _lies_at(path: Path, descriptor: int) -> bool:
+    """Tell whether `path` still names the file that is open."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def _cut_torn_line(descriptor: int) -> None:

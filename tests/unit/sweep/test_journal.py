@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -88,6 +90,31 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="exists"):
         Journal.create(path, HEADER)
     Journal.open(path).close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_is_removed_while_it_is_opened_is_not_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replaced: bool,  # noqa: FBT001 - pytest gives it by name
+) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal.create(path, HEADER).close()
+    content, lock = path.read_bytes(), fcntl.flock
+    opened: list[int] = []
+
+    def late(descriptor: int, operation: int) -> None:
+        opened.append(descriptor)
+        path.unlink()
+        if replaced:
+            path.write_bytes(content)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(JournalError, match=r"j\.jsonl was removed in this moment"):
+        Journal.open(path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"{}\n", b"[]\n", b'{"hakurun": 1}\n', b"\xff"])
