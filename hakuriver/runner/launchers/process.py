@@ -33,6 +33,9 @@ _PATIENCE = 15.0
 _LAST_WORD = 2.0
 _MAX_LINE = 64 << 20
 _BLOCK = 64 << 10
+#: What the keeper has of the runner's environment: what its interpreter may need and, when the
+#: runner is in a task itself, the mark by which it is found should that task's own keeper die.
+_KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "HAKURIVER_TASK_ID")
 
 
 class _Event(msgspec.Struct):
@@ -86,11 +89,19 @@ def keeper_lives(folder: Path) -> bool:
     return True
 
 
+def _environment() -> Mapping[str, str]:
+    """Return the keeper's environment: none of the runner's secrets, which may stand in its own.
+
+    Tasks are given theirs whole, and inherit nothing of this one.
+    """
+    return {name: os.environ[name] for name in _KEPT if name in os.environ}
+
+
 async def start_keeper(folder: Path, *, python: str) -> None:
     """Start a keeper and return when its socket listens, or another keeper has the folder."""
     command = (python, "-I", "-S", keeper.__file__, str(folder))
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, cwd="/"
+        *command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, cwd="/", env=_environment()
     )
     _, words = await process.communicate()
     if process.returncode == keeper.EXIT_TAKEN:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +26,6 @@ from support.runner_tools import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
-    from pathlib import Path
 
     from hakuriver.model.tasks import Usage
     from hakuriver.runner.exits import ExitRecord
@@ -93,6 +93,26 @@ async def test_a_task_is_started_watched_and_its_end_told(tmp_path: Path) -> Non
         assert record.exit_code == 0
         assert record.started_at == heard.running[1].started_at
         assert (tmp_path / "1.out").read_text() == text
+
+
+@pytest.mark.asyncio
+async def test_the_keeper_has_none_of_the_runners_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAKURIVER_SECURITY_RUNNER_TOKEN", "hunter2")
+    monkeypatch.setenv("HAKURIVER_TASK_ID", "77")
+    async with launching(tmp_path / "k") as (launcher, heard):
+        pid = keeper_pid(tmp_path / "k")
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert not [line for line in environment if b"hunter2" in line]
+        # Of a runner in a task the keeper is a part of that task.
+        assert b"HAKURIVER_TASK_ID=77" in environment
+        await launcher.start(order(tmp_path, 1, "env"))
+        await eventually(lambda: 1 in heard.over)
+        assert set((tmp_path / "1.out").read_text().splitlines()) == {
+            f"PATH={PATH}",
+            "HAKURIVER_TASK_ID=1",
+        }
 
 
 @pytest.mark.asyncio
