@@ -76,16 +76,21 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 def _cut(
     arguments: Sequence[str], valued: frozenset[str]
 ) -> tuple[str | None, list[str], list[str]]:
-    """Return what is to be resumed (empty: the newest), the options, and the command."""
+    """Return what is to be resumed (empty: the newest), the options, and the command.
+
+    Options may stand between ``--resume`` and its sweep.
+    """
     resume: str | None = None
     before: list[str] = []
     words = list(arguments)
-    while words and words[0].startswith("-"):
+    while words and (words[0].startswith("-") or (resume == "" and _is_sweep(words[0]))):
         word = words.pop(0)
         if word == "--":
             break
-        if word == "--resume":
-            resume = words.pop(0) if words and _is_sweep(words[0]) else ""
+        if not word.startswith("-"):
+            resume = word
+        elif word == "--resume":
+            resume = ""
         elif word.startswith("--resume="):
             resume = word.partition("=")[2]
         else:
