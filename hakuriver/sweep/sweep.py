@@ -195,6 +195,16 @@ class Sweep:
                 yield event
             self.stopped = run.stopped
 
+    def submitted(self) -> set[int]:
+        """Return the numbers, from 0, of those that are tasks of a cluster and have no known end.
+
+        As the journal tells it: when a run is over, these are the ones that go on without it.
+        """
+        if self.cluster is None or not self.path.exists():
+            return set()
+        attempts = read_attempts(self.path).open
+        return {index for index, attempt in attempts.items() if attempt.task_id}
+
     def run(self, on_event: Callable[[Event], None] | None = None) -> Results:
         """Run all that is missing and return the results of all that have ended.
 

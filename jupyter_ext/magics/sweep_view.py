@@ -28,6 +28,7 @@ _ROWS = 30
 # Characters of a parameter's value and of a last line.
 _VALUE = 40
 _LAST = 80
+_WAITING = "left waiting"
 # What colours a terminal's text, and what sets its title.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)")
 
@@ -62,6 +63,8 @@ class SweepView:
         self._begin = time.monotonic()
         self._over: float | None = None
         self._left = False
+        #: Those that wait on the cluster and go on, once it is over.
+        self._waiting: frozenset[int] = frozenset()
         self._next, self._changed = 0.0, False
         if sweep.resumed:
             for end in read_ends(sweep.path):
@@ -89,8 +92,13 @@ class SweepView:
             self._show()
 
     def finish(self, *, left: bool = False) -> None:
-        """Show how it ended. What still ran was stopped; or it goes on, `left` to itself."""
+        """Show how it ended. What still ran was stopped; or it goes on, `left` to itself.
+
+        So does then what was submitted to a cluster and waits there.
+        """
         self._over, self._left = time.monotonic(), left
+        if left:
+            self._waiting = frozenset(self._sweep.submitted() - self._running.keys())
         self._show()
 
     def failure(self, index: int) -> str | None:
@@ -163,6 +171,8 @@ class SweepView:
             parts.append("stopped")
         if self._running and (self._over is None or self._left):
             parts.append(f"{len(self._running)} {self._state_of_running()}")
+        if self._waiting:
+            parts.append(f"{len(self._waiting)} {_WAITING}")
         took = self._now() - self._begin
         now = done - self._earlier
         if self._over is None and now and done < total:
@@ -194,6 +204,8 @@ class SweepView:
 
     def _row(self, index: int) -> tuple[str, ...]:
         state, took, last = "pending" if self._over is None else "not run", "", ""
+        if index in self._waiting:
+            state = _WAITING
         ended = self._ended.get(index)
         if index in self._running:
             state = self._state_of_running()

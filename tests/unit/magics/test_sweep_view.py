@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hakuriver.sweep.cluster.options import ClusterOptions
+from hakuriver.sweep.journal import Journal
 from hakuriver.sweep.records import Ended, Output, Started, Stream
 from hakuriver.sweep.sweep import Sweep
 from jupyter_ext.magics.place import Line, Place
@@ -94,6 +96,41 @@ def test_tasks_that_go_on_are_not_said_to_be_stopped(tmp_path: Path) -> None:
     seen.view.finish(left=True)
     assert "0 of 3 · stopped · 1 left running" in seen.last().text
     assert "left running" in seen.row(1)
+    assert "not run" in seen.row(2)
+
+
+def test_tasks_that_wait_on_the_cluster_are_not_said_not_to_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    sweep = Sweep(["true", "span:{1..5}"], journal=path, cluster=ClusterOptions(("n",)))
+    with Journal.create(path, sweep.header) as journal:
+        for index in range(4):
+            journal.write({"q": index, "attempt": 1, "target": "n"})
+        for index in range(3):
+            journal.write({"i": index, "task_id": f"7{index}"})
+        journal.add(Ended(0, 0, 0.5, 0.0))
+    seen = _Seen(sweep)
+    for index in (0, 1):
+        seen.start(index)
+    seen.end(0)
+    assert "pending" in seen.row(3)
+    seen.view.finish(left=True)
+    assert "1 of 5 · stopped · 1 left running · 1 left waiting" in seen.last().text
+    assert "completed" in seen.row(1)
+    assert "left running" in seen.row(2)
+    assert "left waiting" in seen.row(3)
+    # Of the fourth nobody knows whether the host has taken it.
+    assert "not run" in seen.row(4)
+    assert "not run" in seen.row(5)
+
+
+def test_after_too_many_failures_nothing_is_left_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    sweep = Sweep(["true", "span:{1..2}"], journal=path, cluster=ClusterOptions(("n",)))
+    with Journal.create(path, sweep.header) as journal:
+        journal.write({"q": 1, "attempt": 1, "target": "n"})
+        journal.write({"i": 1, "task_id": "7"})
+    seen = _Seen(sweep)
+    assert "left waiting" not in seen.look()
     assert "not run" in seen.row(2)
 
 
