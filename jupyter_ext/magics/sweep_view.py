@@ -144,7 +144,7 @@ class SweepView:
         head = self._head()
         sweep = self._sweep
         rows = tuple(self._row(index) for index in self._chosen())
-        columns = ("RUN", *map(str.upper, sweep.plan.names), "STATE", "TIME", "LAST LINE")
+        columns = ("run", *sweep.plan.names, "state", "time", "last line")
         body = table(Table(columns, rows, frozenset({0, len(columns) - 2})))
         note = note_line(head)
         bar = (

@@ -249,7 +249,7 @@ def _plan(made: Sweep) -> object:
     rows = [
         (str(made[index].index + 1), *made[index].values) for index in range(min(len(made), _DRY))
     ]
-    return table(Table(("RUN", *map(str.upper, made.plan.names)), tuple(rows), frozenset({0})))
+    return table(Table(("run", *made.plan.names), tuple(rows), frozenset({0})))
 
 
 def _results(words: list[str]) -> object:

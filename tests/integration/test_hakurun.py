@@ -111,7 +111,7 @@ def test_failures_are_listed_and_results_shown(hakurun: Run) -> None:
     done = hakurun("--name", "mine", "sh", "-c", script, "sh", "span:{0..2}", check=1)
     assert "failed: [3 2] exit code 2" in done.stderr.splitlines()[-1]
     table = hakurun("results").stdout.splitlines()
-    assert table[0].split() == ["RUN", "P1", "EXIT", "TIME", "LAST", "LINE"]
+    assert table[0].split() == ["run", "p1", "exit", "time", "last", "line"]
     assert table[3].split()[:3] == ["3", "2", "2"]
     rows = list(
         csv.DictReader(
@@ -155,7 +155,7 @@ def test_parquet_holds_what_json_shows(hakurun: Run, tmp_path: Path) -> None:
 def test_a_dry_run_runs_nothing_however_many(hakurun: Run) -> None:
     done = hakurun("--dry-run", "true", "--x", "span:{1..1000000}", "span:[a,b c]")
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["RUN", "X", "P2", "COMMAND"]
+    assert lines[0].split() == ["run", "x", "p2", "command"]
     assert lines[2].split(maxsplit=1) == ["2", "1   b c  true --x 1 'b c'"]
     assert lines[-1] == "… and 1999900 more"
     assert "no sweep" in hakurun("results", check=1).stderr

@@ -95,7 +95,7 @@ def _print_table(records: Iterator[Record], header: Header, *, extract: bool) ->
         )
         for record in first
     ]
-    head = ("RUN", *map(str.upper, header.names), "EXIT", "TIME", last.replace("_", " ").upper())
+    head = ("run", *header.names, "exit", "time", last.replace("_", " "))
     show(Table(head, tuple(rows), frozenset({0, len(head) - 3, len(head) - 2})))
     if next(records, None) is not None:
         tell(NAME, f"these are the first {_ROWS}; --csv, --json and --parquet give all")

@@ -125,7 +125,7 @@ def _show(made: Sweep) -> int:
         (str(one.index + 1), *one.values, shlex.join([made.header.words[0], *one.arguments]))
         for one in first
     ]
-    show(Table(("RUN", *map(str.upper, made.plan.names), "COMMAND"), tuple(rows), frozenset({0})))
+    show(Table(("run", *made.plan.names, "command"), tuple(rows), frozenset({0})))
     if len(made) > len(rows):
         print(f"… and {len(made) - len(rows)} more")
     return 0

@@ -134,6 +134,12 @@ def test_after_too_many_failures_nothing_is_left_waiting(tmp_path: Path) -> None
     assert "not run" in seen.row(2)
 
 
+def test_parameters_are_called_in_the_head_as_they_were_given(tmp_path: Path) -> None:
+    seen = _Seen(_sweep(tmp_path, "--lr=span:{1..2}", "LR=span:{1..2}"))
+    head = seen.look().splitlines()[1]
+    assert head.split() == ["run", "lr", "LR", "state", "time", "last", "line"]
+
+
 def test_what_has_ended_at_all_is_not_said_to_be_stopped(tmp_path: Path) -> None:
     seen = _Seen(_sweep(tmp_path, "span:{1..2}"))
     for index in range(2):

@@ -81,3 +81,8 @@ def test_an_interrupt_says_what_becomes_of_what_runs(
         run_line(f"{options} true span:{{1..2}}", {}, lambda *_: None)
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  1"))
     assert shown in row
+
+
+def test_a_dry_run_heads_its_table_like_all_others() -> None:
+    shown = run_line("--dry-run true Lr=span:{1..2}", {}, lambda *_: None)
+    assert repr(shown).splitlines()[0].split() == ["run", "Lr"]
