@@ -6,28 +6,23 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
-from hakuriver.model.auth import runner_token
 from hakuriver.model.messages import (
     Acknowledge,
-    Finished,
     Heartbeat,
     Kill,
     Known,
     KnownEnd,
     Launch,
     Message,
-    Started,
     Welcome,
     encode,
     messages_from_host,
 )
 from hakuriver.model.nodes import Metrics
-from hakuriver.model.tasks import Exit, TaskState
-from support.host_world import hello, node_info
-from support.played_runner import KEEP
+from support.host_world import completed, hello, node_info, started
+from support.played_runner import KEEP, link_request
 
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketClientConnection
@@ -42,8 +37,7 @@ class Crowd:
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
         self._members = [
-            _Member(port, runner_token(secret, f"n{number}"), f"n{number}", cores, beat)
-            for number in range(count)
+            _Member(port, secret, f"n{number}", cores, beat) for number in range(count)
         ]
         self._thread = threading.Thread(target=self._play, name="crowd")
 
@@ -74,11 +68,8 @@ class Crowd:
 
 
 class _Member:
-    def __init__(self, port: int, token: str, name: str, cores: int, beat: float) -> None:
-        self._request = HTTPRequest(
-            f"ws://127.0.0.1:{port}/api/runner?name={name}",
-            headers={"Authorization": f"Bearer {token}"},
-        )
+    def __init__(self, port: int, secret: str, name: str, cores: int, beat: float) -> None:
+        self._request = link_request(port, secret, name)
         self._name = name
         self._cores = cores
         self._beat = beat
@@ -96,7 +87,7 @@ class _Member:
     def free(self) -> None:
         self._keeps = False
         for task_id in list(self._tasks):
-            self._say(_end(task_id))
+            self._say(completed(task_id))
 
     async def _session(self) -> None:
         socket = await websocket_connect(self._request)
@@ -137,13 +128,11 @@ class _Member:
                 self._say(*known, KnownEnd())
             case Launch(task_id=task_id):
                 self._tasks[task_id] = message
-                self._say(
-                    Started(task_id=task_id, started_at=1.0, stdout_path="/o", stderr_path="/e")
-                )
+                self._say(started(task_id))
                 if message.spec.command != KEEP or not self._keeps:
-                    self._say(_end(task_id))
+                    self._say(completed(task_id))
             case Kill(task_id=task_id):
-                self._say(_end(task_id))
+                self._say(completed(task_id))
             case Acknowledge(task_id=task_id):
                 self._tasks.pop(task_id, None)
             case _:
@@ -153,9 +142,3 @@ class _Member:
         if self._socket is not None:
             for message in messages:
                 self._socket.write_message(encode(message), binary=True)
-
-
-def _end(task_id: int) -> Finished:
-    return Finished(
-        task_id=task_id, exit=Exit(status=TaskState.COMPLETED, exit_code=0, completed_at=2.0)
-    )

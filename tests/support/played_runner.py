@@ -12,7 +12,6 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from hakuriver.model.auth import runner_token
 from hakuriver.model.messages import (
-    Finished,
     Heartbeat,
     Kill,
     KnownEnd,
@@ -23,14 +22,13 @@ from hakuriver.model.messages import (
     LogOpen,
     LogOpened,
     Message,
-    Started,
     Welcome,
     encode,
     messages_from_host,
 )
 from hakuriver.model.nodes import Metrics
-from hakuriver.model.tasks import Exit, TaskState
-from support.host_world import hello, node_info
+from hakuriver.model.tasks import TaskState
+from support.host_world import completed, hello, node_info, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +67,14 @@ def played_runner(cluster: Cluster, name: str = "n", cores: int = 8) -> Iterator
     assert player.trouble is None, player.trouble
 
 
+def link_request(port: int, secret: str, name: str) -> HTTPRequest:
+    """Return what opens the link of a runner to the host at `port`."""
+    return HTTPRequest(
+        f"ws://127.0.0.1:{port}/api/runner?name={name}",
+        headers={"Authorization": f"Bearer {runner_token(secret, name)}"},
+    )
+
+
 def cluster_online(cluster: Cluster, name: str) -> None:
     """Wait until the host shows a node as online."""
     for _ in range(1000):
@@ -86,13 +92,8 @@ class _Player:
         self.trouble: str | None = None
 
     async def play(self, over: asyncio.Event) -> None:
-        token = runner_token(self._cluster.runner_secret, self._name)
-        socket = await websocket_connect(
-            HTTPRequest(
-                f"ws://127.0.0.1:{self._cluster.port}/api/runner?name={self._name}",
-                headers={"Authorization": f"Bearer {token}"},
-            )
-        )
+        secret = self._cluster.runner_secret
+        socket = await websocket_connect(link_request(self._cluster.port, secret, self._name))
         await self._say(socket, hello(node_info(range(self._cores))))
         ending = asyncio.ensure_future(over.wait())
         reading = asyncio.ensure_future(socket.read_message())
@@ -120,14 +121,12 @@ class _Player:
                 await self._say(socket, KnownEnd(), Heartbeat(metrics=Metrics(cpu_percent=1.5)))
                 self._linked.set()
             case Launch(task_id=task_id) | LaunchWaiting(task_id=task_id):
-                await self._say(
-                    socket,
-                    Started(task_id=task_id, started_at=1.0, stdout_path="/o", stderr_path="/e"),
-                )
+                await self._say(socket, started(task_id))
                 if not isinstance(message, Launch) or message.spec.command != KEEP:
-                    await self._end(socket, task_id, TaskState.COMPLETED, 0)
+                    await self._say(socket, completed(task_id))
             case Kill(task_id=task_id):
-                await self._end(socket, task_id, TaskState.KILLED, -15)
+                end = completed(task_id, status=TaskState.KILLED, exit_code=-15)
+                await self._say(socket, end)
             case LogOpen(subscription=number, limit=limit):
                 data = LOG[:limit]
                 await self._say(
@@ -138,12 +137,6 @@ class _Player:
                 )
             case _:
                 pass
-
-    async def _end(
-        self, socket: WebSocketClientConnection, task_id: int, state: TaskState, code: int
-    ) -> None:
-        end = Exit(status=state, exit_code=code, completed_at=2.0)
-        await self._say(socket, Finished(task_id=task_id, exit=end))
 
     async def _say(self, socket: WebSocketClientConnection, *messages: Message) -> None:
         for message in messages:

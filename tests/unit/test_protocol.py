@@ -1,7 +1,7 @@
 """The whole protocol between host and runners, tried in every order of events.
 
 ``HAKURIVER_PROTOCOL_EXAMPLES`` asks for more runs than the suite has time for, each another time
-different ones. What the machine looks for is told in `support.modelled.protocol`; that it finds it
+different ones. What the machine looks for is told in `support.modelled.whole`; that it finds it
 is shown by breaking each invariant on purpose.
 """
 
@@ -22,7 +22,8 @@ from hakuriver.model.tasks import Exit, TaskState
 from hakuriver.runner.journal import Journal
 from hakuriver.runner.records import Forgotten
 from hakuriver.runner.supervision import Supervision
-from support.modelled.protocol import ALL, Protocol
+from support.modelled.protocol import Protocol
+from support.modelled.whole import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
