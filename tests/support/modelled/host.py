@@ -73,6 +73,8 @@ class Host:
         #: The ids that clients have received, and those whose kill was answered.
         self.received: set[int] = set()
         self.killed: set[int] = set()
+        #: In which batch each of the former was said to be.
+        self.batches: dict[int, int] = {}
 
     @property
     def is_up(self) -> bool:
@@ -121,14 +123,19 @@ class Host:
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
-    def submit(self, targets: list[str] | None, **fields: Any) -> None:
+    def submit(self, targets: list[str] | None, *, joins: bool = False, **fields: Any) -> None:
+        """Submit for each target, where `joins` into the batch of the newest task."""
         cluster = self.cluster
         assert cluster is not None
+        batch = str(self.batches[max(self.batches)]) if joins and self.batches else None
 
         async def submit() -> None:
-            request = SubmitRequest(command="true", targets=targets, **fields)
+            request = SubmitRequest(command="true", targets=targets, batch_id=batch, **fields)
             reply = await Submission(cluster, request, "alice").submit()
-            self.received.update(map(int, reply.task_ids))
+            assert batch in (None, reply.batch_id)
+            ids = list(map(int, reply.task_ids))
+            self.batches |= dict.fromkeys(ids, int(reply.batch_id))
+            self.received.update(ids)
 
         self._ask(submit())
 
@@ -158,6 +165,11 @@ class Host:
         with closing(sqlite3.connect(self.path)) as database:
             query = "SELECT id, status, exit_code, node FROM task"
             return {row[0]: (row[1], row[2], row[3]) for row in database.execute(query)}
+
+    def batches_on_disk(self) -> dict[int, int]:
+        """Return the batch of each task that the database holds."""
+        with closing(sqlite3.connect(self.path)) as database:
+            return dict(database.execute("SELECT id, batch_id FROM task"))
 
     def copy_to(self, path: Path) -> None:
         path.unlink(missing_ok=True)

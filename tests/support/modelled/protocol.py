@@ -48,10 +48,13 @@ class Protocol(Whole):
         where=st.sampled_from(TARGETS),
         cores=st.integers(0, 2),
         memory=st.sampled_from([None, None, GIB // 2, GIB]),
+        joins=st.booleans(),
         lull=lulls,
     )
-    def submit(self, where: list[str] | None, cores: int, memory: int | None, lull: int) -> None:
-        self.host.submit(where, required_cores=cores, required_memory_bytes=memory)
+    def submit(
+        self, where: list[str] | None, cores: int, memory: int | None, lull: int, *, joins: bool
+    ) -> None:
+        self.host.submit(where, joins=joins, required_cores=cores, required_memory_bytes=memory)
         self.pause(lull)
 
     @precondition(lambda self: self.host.is_up)

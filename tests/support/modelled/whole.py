@@ -209,8 +209,10 @@ class Whole(RuleBasedStateMachine):
         assert cluster is not None
         assert not cluster.scheduler._held, "what ended holds something"
         self.all_that_holds()
+        batches = self.host.batches_on_disk()
         for task_id, (status, code, _) in rows.items():
             self.check_truth(task_id, status, code)
+            assert self.host.batches.get(task_id, batches[task_id]) == batches[task_id]
 
     def check_truth(self, task_id: int, status: str, code: int | None) -> None:
         ends = [end for node in self.nodes.values() for end in node.machine.ends.get(task_id, [])]
