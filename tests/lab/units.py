@@ -167,12 +167,17 @@ class Run:
         """Return what it has written up to now."""
         return self.lab.cluster.output(self.task_id, stream).decode("utf-8", "surrogateescape")
 
-    def wait_for(self, text: str, *, stream: str = "stdout", timeout: float = 90) -> None:
+    def wait_for(self, text: str, *, stream: str = "stdout", timeout: float = PATIENCE) -> None:
         """Wait until the task has written `text`."""
 
         def there() -> bool:
+            # In this order: what it wrote before its end is there after it. And a look at a log
+            # is work for the machine, which has enough to do while it starts the tasks.
+            view = self.now()
+            if view.status in {"pending", "assigning"}:
+                return False
             shown = self.text(stream)
-            assert text in shown or self.now().status not in FINAL, (self.now(), shown)
+            assert text in shown or view.status not in FINAL, (view, shown)
             return text in shown
 
         wait_until(there, timeout=timeout, interval=0.3, what=f"{text!r} of {self.task_id}")
