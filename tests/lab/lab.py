@@ -19,7 +19,8 @@ from support.processes import check_no_leftovers, run_hakuriver, wait_until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
 UNIT = "hakuriver-runner.service"
@@ -75,7 +76,7 @@ class Lab:
         return self.machines["node2"]
 
     def start(self) -> None:
-        """Build, boot and join; a few seconds over the time of one boot if all is built."""
+        """Build, boot and join; each machine joins as soon as it is up."""
         images = build(self._cache, self._tell)
         for name, image in images.items():
             self.machines[name] = Machine(name, image, self.root / name, self.shared)
@@ -83,21 +84,25 @@ class Lab:
         for machine in self.machines.values():
             machine.boot(wait=False)
         self.cluster.start_host()
-        for machine in self.machines.values():
-            machine.wait_up()
-            self._tell(f"{machine.name} is up")
+        words = {name: self.join_words(name) for name in self.machines}
         with ThreadPoolExecutor(len(self.machines)) as pool:
-            list(pool.map(self.join, self.machines))
+            joining: list[Future[None]] = []
+            for machine in self.machines.values():
+                machine.wait_up()
+                self._tell(f"{machine.name} is up")
+                joining.append(pool.submit(self.join, machine.name, words[machine.name]))
+            for joined in joining:
+                joined.result()
         for name in self.machines:
             self.wait_online(name)
             self._tell(f"{name} is online")
 
-    def join(self, name: str) -> None:
-        """Make the machine a node, as a service that starts with it."""
+    def join(self, name: str, words: Sequence[str]) -> None:
+        """Make the machine a node by what `join_words` says, as a service that starts with it."""
         user = RUNNER_USER[name]
         home = "/root" if user == "root" else f"/home/{user}"
         machine = self.machines[name]
-        line = shlex.join([*self.join_words(name), *JOIN_OPTIONS[name]])
+        line = shlex.join([*words, *JOIN_OPTIONS[name]])
         machine.run(_JOIN.format(line=line, file=CONFIG[name]), user=user)
         machine.run(f"cp {home}/units/{UNIT} /etc/systemd/system/ && systemctl enable --now {UNIT}")
 
