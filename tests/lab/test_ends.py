@@ -33,8 +33,8 @@ both = pytest.mark.parametrize("node", NODES)
 
 #: What a runner without a setting of its own waits between SIGTERM and SIGKILL.
 GRACE = 5.0
-# Long enough for a task to start.
-SLOW = 10
+# Long enough for a task to start; the others take longer than that.
+SLOW = 20
 LIMIT = 48 * MIB
 FILL = "/dev/shm/of-the-lab-$HAKURIVER_TASK_ID"
 #: Three ways out of the process tree of the task, none of which minds SIGTERM.
@@ -65,13 +65,16 @@ def ends(_shared_lab: Lab) -> Iterator[Runs]:
         # Over before there is anything to tell it.
         "too slow": sh("sleep 1000", time_limit=0.3),
     }
-    # These must have started in time, so they come alone.
+    # These must have started in time, so they come first; while it runs out, the others run.
     slow = {
         "slow and polite": sh(POLITE, time_limit=SLOW),
         "slow and stubborn": sh(STUBBORN, time_limit=SLOW),
     }
     try:
-        yield end(start(lab, jobs)) | end(start(lab, slow))
+        runs = start(lab, slow)
+        for run in runs.values():
+            run.wait_for("ready")
+        yield end(runs | start(lab, jobs))
     finally:
         on_both(lambda node: lab.machines[node].run("rm -f /dev/shm/of-the-lab-*"))
 
@@ -147,8 +150,9 @@ def test_a_task_over_its_time_limit_failed_whatever_it_exits_with(
 @both
 def test_a_time_limit_sends_sigterm_and_kills_after_the_grace(ends: Runs, node: str) -> None:
     assert ends[node, "slow and polite"].out == "ready\nbye\n"
-    # The grace makes it longer than the limit, though its start may be told seconds late.
-    assert SLOW < ends[node, "slow and stubborn"].seconds < SLOW + GRACE + 20
+    # The grace makes it longer than the limit, though its start may be told seconds late; and what
+    # comes late on a busy machine is still far from never.
+    assert SLOW < ends[node, "slow and stubborn"].seconds < SLOW + GRACE + 60
 
 
 @both
