@@ -88,7 +88,11 @@ def joined(_shared_lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def runs(joined: Lab) -> Runs:
+def work(joined: Lab) -> tuple[Runs, dict[str, tuple[str, str]]]:
+    """Run all at once: tasks that end, and a whole tree of each runner, which is killed.
+
+    Of the trees it is told how each ended and what was left at that moment.
+    """
     jobs: Mapping[str, Job] = {
         "probe": sh(PROBE, "two words", "$HOME", "", cores=2, memory="200M"),
         "code 4": sh("setsid sleep 1000 & exit 4"),
@@ -97,13 +101,8 @@ def runs(joined: Lab) -> Runs:
         "child grows": sh("setsid sleep 1000 & tail /dev/zero; sleep 1000", memory=LIMIT),
         "slow": sh("trap 'exit 0' TERM; while :; do sleep 0.2; done", time_limit=2),
     }
-    return end(start(joined, jobs, list(WHERE)))
-
-
-@pytest.fixture(scope="module")
-def trees(joined: Lab) -> dict[str, tuple[str, str]]:
-    """Kill a whole tree of each; return the state and what was left at that moment."""
     started = start(joined, {"tree": sh(TREE)}, list(WHERE))
+    runs = start(joined, jobs, list(WHERE))
 
     def kill(name: str) -> tuple[str, str]:
         run = started[name, "tree"]
@@ -111,7 +110,18 @@ def trees(joined: Lab) -> dict[str, tuple[str, str]]:
         run.kill()
         return run.view.status.value, leftovers(joined.machines[WHERE[name]], run)
 
-    return on_both(kill, list(WHERE))
+    trees = on_both(kill, list(WHERE))
+    return end(runs), trees
+
+
+@pytest.fixture(scope="module")
+def runs(work: tuple[Runs, dict[str, tuple[str, str]]]) -> Runs:
+    return work[0]
+
+
+@pytest.fixture(scope="module")
+def trees(work: tuple[Runs, dict[str, tuple[str, str]]]) -> dict[str, tuple[str, str]]:
+    return work[1]
 
 
 def test_each_says_how_it_starts_tasks(joined: Lab) -> None:
