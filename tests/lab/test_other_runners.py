@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hakuriver.errors import HakuRiverError
-from lab.lab import CONFIG
+from lab.lab import CONFIG, RUNNER_USER
 from lab.units import (
     MIB,
     NODES,
@@ -232,13 +232,23 @@ def test_without_a_shared_directory_logs_are_the_runners(joined: Lab, runs: Runs
     assert joined.node2.run(["cat", path], user="lin").stdout == run.out
 
 
+@pytest.fixture(scope="module")
+def findings(_shared_lab: Lab) -> dict[str, Any]:
+    """What a doctor finds on each machine."""
+
+    def ask(node: str) -> Any:
+        line = f"hakuriver doctor --json -c {CONFIG[node]}"
+        done = _shared_lab.machines[node].run(line, user=RUNNER_USER[node])
+        return json.loads(done.stdout)["findings"]
+
+    return on_both(ask)
+
+
 @pytest.mark.parametrize("node", NODES)
-def test_a_doctor_finds_that_a_runner_can_do_everything(lab: Lab, node: str) -> None:
-    user = {"node1": "haku", "node2": "root"}[node]
-    line = f"hakuriver doctor --json -c {CONFIG[node]}"
-    done = lab.machines[node].run(line, user=user)
-    findings = json.loads(done.stdout)["findings"]
-    assert findings
+def test_a_doctor_finds_that_a_runner_can_do_everything(
+    findings: dict[str, Any], node: str
+) -> None:
+    assert findings[node]
     # Clocks go wrong where the emulator has to wait for a processor.
-    wrong = [each for each in findings if not each["ok"] and "clock" not in each["what"]]
+    wrong = [each for each in findings[node] if not each["ok"] and "clock" not in each["what"]]
     assert not wrong
