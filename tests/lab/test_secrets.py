@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 both = pytest.mark.parametrize("node", NODES)
 
-# Root looks at all processes, again and again, from before the task starts until it runs. What
-# is looked for comes from a file, so that the search does not find itself.
+# Root looks at all processes, again and again, from before the task starts until it runs, and
+# once more then. What is looked for comes from a file, so that the search does not find itself.
 _WATCH = """#!/bin/sh
-cd /proc
-while [ ! -e /root/watch/stop ]; do
+cd /proc; last=
+while [ -z "$last" ]; do
+  [ ! -e /root/watch/stop ] || last=1
   for hit in $(grep -lsaF -f /root/watch/secret [0-9]*/cmdline [0-9]*/environ); do
     read -r group < "${hit%/*}/cgroup" || group=gone
     echo "$hit $(tr '\\0' ' ' < "${hit%/*}/cmdline" | cut -c1-150) $group"
   done
   echo round; sleep 0.2
 done > /root/watch/hits 2>/dev/null
+touch /root/watch/over
 """
 # What anybody could look at, and files that others than their owner can read.
 _LOOK = """
@@ -67,7 +69,9 @@ def hunts(_shared_lab: Lab) -> dict[str, Hunt]:
         machine = lab.machines[node]
         machine.write_file("/root/watch/secret", secret + "\n", mode=0o600)
         machine.write_file("/root/watch/run", _WATCH, mode=0o700)
-        machine.run("rm -f /root/watch/stop; setsid /root/watch/run < /dev/null > /dev/null 2>&1 &")
+        machine.run(
+            "cd /root/watch; rm -f stop over; setsid /root/watch/run < /dev/null > /dev/null 2>&1 &"
+        )
 
     on_both(prepare)
     job = sh('echo ready; echo "${#KEY}"; while :; do sleep 0.5; done', env={"KEY": secret})
@@ -76,7 +80,7 @@ def hunts(_shared_lab: Lab) -> dict[str, Hunt]:
     def hunt(node: str) -> Hunt:
         machine, run = lab.machines[node], runs[node, "secret"]
         run.wait_for("ready\n32\n")
-        machine.run("touch /root/watch/stop")
+        machine.run("cd /root/watch; touch stop; until [ -e over ]; do sleep 0.2; done")
         shown = machine.run(_LOOK.replace("UNIT", run.unit), timeout=240).stdout
         hits = machine.run("cat /root/watch/hits").stdout.splitlines()
         run.kill()
@@ -89,7 +93,7 @@ def hunts(_shared_lab: Lab) -> dict[str, Hunt]:
 def _kept(machine: Machine) -> str:
     """Return the files that still hold the secret, when those that forget it have had time to."""
     with suppress(AssertionError):
-        wait_until(lambda: not machine.run(_KEPT, timeout=120).stdout, timeout=15, interval=1)
+        wait_until(lambda: not machine.run(_KEPT, timeout=120).stdout, timeout=60, interval=1)
     return machine.run(_KEPT, timeout=120).stdout
 
 
