@@ -116,7 +116,7 @@ class Lab:
         )
         return shlex.split(str(json.loads(done.stdout)["command"]))
 
-    def wait_online(self, name: str, *, timeout: float = 90) -> None:
+    def wait_online(self, name: str, *, timeout: float = 180) -> None:
         """Wait until the host says that the node is online."""
         try:
             wait_until(

@@ -144,7 +144,7 @@ class Machine:
         command: str | Sequence[str],
         *,
         user: str = "root",
-        timeout: float = 60,
+        timeout: float = 150,
         stdin: bytes = b"",
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:

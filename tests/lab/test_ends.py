@@ -12,6 +12,7 @@ import pytest
 from lab.units import (
     MIB,
     NODES,
+    PATIENCE,
     Runs,
     end,
     leftovers,
@@ -187,7 +188,7 @@ def killed(_shared_lab: Lab) -> Killed:
         for run in mine.values():
             run.wait_for("ready")
         usage = wait_until(
-            lambda: mine[node, "polite"].now().usage, timeout=30, interval=0.3, what="usage"
+            lambda: mine[node, "polite"].now().usage, timeout=90, interval=0.3, what="usage"
         )
         seen.before[node, "polite"] = usage
         begin = time.monotonic()
@@ -229,7 +230,7 @@ def test_a_killed_task_may_end_itself_first(killed: Killed, node: str, name: str
 def test_a_stubborn_task_is_killed_after_the_grace(killed: Killed, node: str, name: str) -> None:
     seconds = killed.seconds[node, name]
     # What comes late on a busy machine is still far from never.
-    assert GRACE - 0.5 < seconds < GRACE + 40
+    assert GRACE - 0.5 < seconds < GRACE + 90
 
 
 @both
@@ -273,12 +274,12 @@ def test_a_queued_task_that_is_killed_never_runs(lab: Lab) -> None:
         assert task.status().status == "pending"
         assert (task.status().reason or "") != ""
         lab.client.kill(task.task_id)
-        wait([task], timeout=20)
+        wait([task], timeout=PATIENCE)
         view = task.status()
         assert (view.status, view.exit_code, view.started_at) == ("killed", None, None), node
     told = lab.client.kill_batch(blockers.batch_id)
     assert set(told.task_ids) == {task.task_id for task in blockers}
-    wait(list(blockers), timeout=60)
+    wait(list(blockers), timeout=PATIENCE)
     assert {task.status().status.value for task in blockers} == {"killed"}
     assert {node.hostname: node.cores_in_use for node in lab.client.nodes()} == dict.fromkeys(
         NODES, 0

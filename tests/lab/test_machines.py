@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.units import wait_until_none_failed
+from lab.units import PATIENCE, wait_until_none_failed
 from support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_both_nodes_are_listed_online(lab: Lab) -> None:
 @pytest.mark.parametrize("name", NODES)
 def test_a_task_runs_and_its_output_comes_back(lab: Lab, name: str) -> None:
     task = lab.client.run(["hostname"], target=name, cores=1)
-    assert task.result(timeout=60).exit_code == 0
+    assert task.result(timeout=PATIENCE).exit_code == 0
     assert lab.cluster.text(task.task_id) == f"{name}\n"
 
 

@@ -58,7 +58,7 @@ def held(_shared_lab: Lab) -> dict[tuple[str, str], Held]:
         for run in mine.values():
             run.wait_for("full")
         return {
-            key: Held(run, _kernel(lab, run), there(partial(_live, run), timeout=30))
+            key: Held(run, _kernel(lab, run), there(partial(_live, run), timeout=90))
             for key, run in mine.items()
         }
 

@@ -68,7 +68,7 @@ def joined(_shared_lab: Lab) -> Iterator[Lab]:
         line = f"setsid {lines[name]} < /dev/null > {log} 2>&1 & echo $!"
         pids[name] = fact(machine, line, user=USER[name])
         try:
-            wait_until(lambda: lab.cluster.node_status(name) == "online", timeout=90, interval=0.5)
+            wait_until(lambda: lab.cluster.node_status(name) == "online", timeout=180, interval=0.5)
         except AssertionError as error:
             told = fact(machine, f"cat {log}", user=USER[name])
             raise AssertionError(f"{error}\n{told}") from None
@@ -77,7 +77,7 @@ def joined(_shared_lab: Lab) -> Iterator[Lab]:
     def leave(name: str) -> None:
         machine = lab.machines[WHERE[name]]
         machine.run(f"kill {pids[name]}", user=USER[name])
-        wait_until(lambda: lab.cluster.node_status(name) == "offline", timeout=30, interval=0.2)
+        wait_until(lambda: lab.cluster.node_status(name) == "offline", timeout=60, interval=0.2)
         lab.client.forget(name)
 
     try:

@@ -11,6 +11,7 @@ import pytest
 from lab.lab import CONFIG, UNIT
 from lab.units import (
     NODES,
+    PATIENCE,
     Runs,
     end,
     fact,
@@ -96,7 +97,7 @@ def away(_shared_lab: Lab) -> Iterator[Away]:
         machine.run(f"sed -i 's/^.runner.$/&\\ntasks_max = {PROCESSES}/' {CONFIG[node]}")
         machine.run(f"systemctl start {UNIT}")
         lab.wait_online(node, timeout=180)
-        wait_until(lambda: victim.now().status == "killed", timeout=90, interval=0.5)
+        wait_until(lambda: victim.now().status == "killed", timeout=PATIENCE, interval=0.5)
         left = leftovers(machine, victim)
         machine.run("systemctl daemon-reload")
         return runner_pid(machine), state, left
@@ -238,14 +239,14 @@ def bombs(_shared_lab: Lab, away: Away) -> dict[str, Bomb]:
             return int(fact(machine, f"sed -n 's/^max //p' {folder}/pids.events"))
 
         try:
-            wait_until(refused, timeout=90, interval=1, what="the limit of processes")
+            wait_until(refused, timeout=PATIENCE, interval=1, what="the limit of processes")
             other = end(start(lab, {"other": sh("exit 17")}, [node]))[node, "other"]
             status = lab.cluster.node_status(node) or ""
             most = fact(machine, f"cat {folder}/pids.max")
             hits = refused()
             run.kill()
             with suppress(AssertionError):
-                wait_until(run.final, timeout=60, interval=0.5)
+                wait_until(run.final, timeout=PATIENCE, interval=0.5)
             state = run.now().status.value
             return Bomb(most, hits, status, other.end, leftovers(machine, run), state)
         finally:
@@ -291,7 +292,7 @@ def reboot(_shared_lab: Lab) -> Reboot:
     runs = start(lab, jobs)
     for (_, name), run in runs.items():
         if name == "plain":
-            wait_until(lambda run=run: run.now().status == "running", timeout=60)  # type: ignore[misc]
+            wait_until(lambda run=run: run.now().status == "running", timeout=PATIENCE)  # type: ignore[misc]
         else:
             run.wait_for("ready")
     ids = on_both(lambda node: lab.machines[node].boot_id)
@@ -302,7 +303,7 @@ def reboot(_shared_lab: Lab) -> Reboot:
     lab.node1.wait_up()
     for node in NODES:
         lab.wait_online(node, timeout=180)
-    end(runs, timeout=60)
+    end(runs)
     return Reboot(runs, {node: (ids[node], lab.machines[node].boot_id) for node in NODES})
 
 
@@ -324,4 +325,4 @@ def test_a_machine_that_restarted_is_free_and_runs_tasks(
     view = lab.cluster.node(node)
     assert (view["cores_in_use"], view["memory_in_use_bytes"]) == (0, 0)
     task = lab.client.run(["true"], target=f"{node}:1", cores=2)
-    assert task.result(timeout=60).exit_code == 0
+    assert task.result(timeout=PATIENCE).exit_code == 0

@@ -262,7 +262,7 @@ def wait_until_none_failed(machine: Machine) -> None:
     def failed() -> str:
         return fact(machine, "systemctl --failed --no-legend --no-pager")
 
-    wait_until(lambda: not failed(), timeout=60, interval=0.5, what=f"no failed unit: {failed()}")
+    wait_until(lambda: not failed(), timeout=120, interval=0.5, what=f"no failed unit: {failed()}")
 
 
 def unit_cgroup(machine: Machine, run: Run) -> str:
