@@ -63,7 +63,8 @@ class Lab:
         self.shared.mkdir(parents=True)
         # As on /tmp, everybody may put things there.
         self.shared.chmod(0o1777)
-        timing = {"heartbeat_interval": 1.0, "heartbeat_timeout_factor": 20.0, "kill_grace": 5.0}
+        # Each heartbeat is work for an emulated machine.
+        timing = {"heartbeat_interval": 2.0, "heartbeat_timeout_factor": 10.0, "kill_grace": 5.0}
         self.cluster = Cluster(root / "outside", settings={"timing": timing})
         self.cluster.nodes, self.cluster.runners = {}, {}
 
