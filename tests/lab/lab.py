@@ -203,6 +203,9 @@ class Lab:
         cluster = self.cluster
         if cluster.host.process is None:
             return
-        for task in cluster.unfinished():
+        left = cluster.unfinished()
+        if not left:
+            return
+        for task in left:
             cluster.http("POST", f"/api/kill/{task['task_id']}")
         wait_until(lambda: not cluster.unfinished(), timeout=30, interval=0.2, what="tasks ended")
