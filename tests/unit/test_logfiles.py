@@ -57,7 +57,9 @@ def test_nothing_is_read_through_a_link_or_from_what_is_no_file(tmp_path: Path) 
 
 
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 @given(
     content=st.lists(st.sampled_from([b"\n", b"a", b"bb", b"\r", b"\xc3"]), max_size=40).map(

@@ -44,7 +44,7 @@ BROKEN = settings(SETTINGS, max_examples=150, derandomize=True, phases=[Phase.ge
 pytestmark = [
     # A process that is killed does not run what it had begun.
     pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning"),
-    pytest.mark.timeout(3600 if _ASKED else 60),
+    pytest.mark.timeout(3600 if _ASKED else 240),
 ]
 
 

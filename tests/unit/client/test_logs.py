@@ -22,7 +22,8 @@ def cluster() -> FakeCluster:
     return fake
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.timeout(240)
+@settings(max_examples=40)
 @given(st.binary(max_size=60), st.data())
 def test_each_byte_is_taken_once_whatever_is_sent_again(log: bytes, data: st.DataObject) -> None:
     cursor = LogCursor()

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
     from support.host_server import Server, Wire
 
+# A host is made for each example.
+pytestmark = pytest.mark.timeout(3600 if "HAKURIVER_LINK_EXAMPLES" in os.environ else 240)
 EXAMPLES = settings(
     max_examples=int(os.environ.get("HAKURIVER_LINK_EXAMPLES", "20")),
     deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 _OVER = 4000
 NAMES = [kind.__name__ for kind in get_args(FromRunner)]

@@ -54,7 +54,10 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(cut=st.integers(0, 400))
 def test_whatever_a_kill_leaves_of_the_last_lines_the_rest_holds(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "j.jsonl"
