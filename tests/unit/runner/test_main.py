@@ -85,7 +85,7 @@ async def test_topology_and_use_may_be_read_from_elsewhere(tmp_path: Path) -> No
         use = (await host.wait_for(Heartbeat)).metrics.numa
         assert use["3"].memory_used_bytes == 2048 << 10
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 30)
 
 
 RUNNER = """
@@ -173,7 +173,7 @@ async def test_a_runner_serves_until_sigterm_and_its_tasks_go_on(tmp_path: Path)
         with pytest.raises(StartError, match=f"pid {os.getpid()}"):
             await serve(settings)
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 30)
         task = int(log.read_text())
         keeper = keeper_pid(state_folder(settings).keeper)
         assert alive(task)

@@ -174,12 +174,13 @@ def test_a_kill_ends_the_whole_tree(keeper: KeeperClient) -> None:
 
 def test_who_ignores_sigterm_is_ended_after_the_grace(keeper: KeeperClient) -> None:
     script = "trap '' TERM; setsid sleep 1000 & echo up; sleep 1000; sleep 1000"
-    keeper.start(1, "sh", "-c", script)
+    # Its own grace is longer than a client waits for an event.
+    keeper.start(1, "sh", "-c", script, grace=1000.0)
     tree = task_tree(keeper.event("started", 1)["pid"], 3)
     begin = time.monotonic()
     keeper.request("kill", id=1, grace=0.3)
     keeper.event("finished", 1)
-    assert 0.3 <= time.monotonic() - begin < 2
+    assert time.monotonic() - begin >= 0.3
     assert not [pid for pid in tree if alive(pid)]
     assert keeper.record(1)["exit_code"] == -9
 
@@ -201,11 +202,12 @@ def test_what_a_task_leaves_behind_is_ended_with_it(keeper: KeeperClient) -> Non
 
 def test_a_clean_task_does_not_wait_for_anothers_leftovers(keeper: KeeperClient) -> None:
     stubborn = "(trap '' TERM; setsid sleep 1000 & setsid sleep 1000 &); exit 0"
-    keeper.start(1, "sh", "-c", stubborn, grace=1.0)
-    keeper.event("started", 1)
-    begin = time.monotonic()
+    # Longer than a client waits for an event.
+    keeper.start(1, "sh", "-c", stubborn, grace=1000.0)
+    main = keeper.event("started", 1)["pid"]
+    wait_until(lambda: not alive(main))
     assert keeper.run(2, "true")["exit_code"] == 0
-    assert time.monotonic() - begin < 0.8
+    keeper.request("kill", id=1, grace=0.0)
     keeper.event("finished", 1)
     assert keeper.record(1)["exit_code"] == 0
 
@@ -214,17 +216,15 @@ HARE = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.setsid() if os.fork() == 0 else os._exit(0)
-end = time.monotonic() + 15
+end = time.monotonic() + 50
 while time.monotonic() < end:
     if os.fork(): os._exit(0)
 """
 
 
 def test_a_process_that_flees_from_pid_to_pid_is_caught(keeper: KeeperClient) -> None:
-    begin = time.monotonic()
-    record = keeper.run(1, sys.executable, "-I", "-S", "-c", HARE, grace=0.1)
-    assert record["exit_code"] == 0
-    assert time.monotonic() - begin < 5
+    # It would end by itself later than a client waits for an event.
+    assert keeper.run(1, sys.executable, "-I", "-S", "-c", HARE, grace=0.1)["exit_code"] == 0
 
 
 BOMB = """
@@ -247,8 +247,8 @@ def test_a_growing_tree_is_ended(keeper: KeeperClient) -> None:
 
 
 def test_tasks_outlive_the_connection(keeper: KeeperClient) -> None:
-    keeper.start(1, "sh", "-c", "read line < fifo; exit 5")
     os.mkfifo(keeper.folder / "fifo")
+    keeper.start(1, "sh", "-c", "read line < fifo; exit 5")
     told = keeper.event("started", 1)
     keeper.close()
     again = KeeperClient(keeper.folder)
@@ -276,7 +276,7 @@ def test_a_task_that_ends_unwatched_leaves_its_record_and_the_keeper_goes(
 def test_an_idle_keeper_goes_when_its_runner_does(keeper: KeeperClient) -> None:
     keeper.run(1, "true")
     keeper.close()
-    wait_until(lambda: not alive(keeper.pid), seconds=2)
+    wait_until(lambda: not alive(keeper.pid))
     assert not (keeper.folder / "keeper.sock").exists()
 
 

@@ -13,6 +13,7 @@ from support.runner_tools import (
     PATH,
     KeeperClient,
     alive,
+    fifo,
     keepers,
     records,
     running_keeper,
@@ -44,9 +45,11 @@ def minders(keeper: KeeperClient) -> set[int]:
 def test_one_minder_waits_for_the_first_task_and_is_used_again(keeper: KeeperClient) -> None:
     wait_until(lambda: len(minders(keeper)) == 1)
     used: set[int] = set()
+    gate = fifo(keeper.folder)
     for number in range(20):
-        keeper.start(number, "sleep", "0.05")
+        keeper.start(number, "sh", "-c", "read line < fifo")
         used.add(minder_of(keeper.event("started", number)["pid"]))
+        gate.write_text("go\n")
         keeper.event("finished", number)
     assert len(used) <= 2
 
@@ -82,9 +85,11 @@ def test_zombies_of_orphans_do_not_pile_up(keeper: KeeperClient) -> None:
 def test_a_task_that_shoots_its_minder_is_lost_with_its_tree(keeper: KeeperClient) -> None:
     keeper.start(2, "sleep", "1000")
     other = keeper.event("started", 2)["pid"]
-    script = "(setsid sleep 1000 &); sleep 1000 & sleep 0.1; kill -KILL $PPID; sleep 1000"
+    script = "(setsid sleep 1000 &); sleep 1000 & read line < fifo; kill -KILL $PPID; sleep 1000"
+    gate = fifo(keeper.folder)
     keeper.start(1, "sh", "-c", script)
     tree = task_tree(keeper.event("started", 1)["pid"], 3)
+    gate.write_text("go\n")
     assert "record" not in keeper.event("finished", 1)
     assert not [pid for pid in tree if alive(pid)]
     assert alive(other)
@@ -162,6 +167,8 @@ def test_a_folder_of_logs_that_was_cleared_away_is_made_again(
     assert log.parent.stat().st_mode & 0o777 == 0o700
 
 
+# A slow machine has work for a minute.
+@pytest.mark.timeout(240)
 def test_thousands_of_tasks_leave_nothing_behind(keeper: KeeperClient) -> None:
     def memory() -> int:
         sizes: list[int] = []
