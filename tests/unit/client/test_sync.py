@@ -70,7 +70,7 @@ def test_a_task_is_a_future(client: Client, cluster: FakeCluster) -> None:
     with pytest.raises(concurrent.futures.TimeoutError):
         task.result(0.01)
     finish(client, cluster, task)
-    assert task.result(5).exit_code == 0
+    assert task.result(30).exit_code == 0
     assert task.exception() is None
     assert not task.running()
     assert repr(task) == f"<Task {task.task_id} on node1:0: completed>"
@@ -81,11 +81,11 @@ def test_futures_of_the_standard_library_work_on_tasks(
 ) -> None:
     slow, fast = client.run(["slow"]), client.run(["fast"])
     finish(client, cluster, fast)
-    done = concurrent.futures.as_completed([slow, fast], timeout=5)
+    done = concurrent.futures.as_completed([slow, fast], timeout=30)
     assert next(done) is fast
     finish(client, cluster, slow, 3)
     assert next(done) is slow
-    ended, waiting = concurrent.futures.wait([slow, fast], timeout=5)
+    ended, waiting = concurrent.futures.wait([slow, fast], timeout=30)
     assert ended == {slow, fast}
     assert not waiting
     assert isinstance(slow.exception(), TaskFailed)
@@ -103,7 +103,7 @@ def test_a_callback_runs_and_must_not_wait(client: Client, cluster: FakeCluster)
 
     task.add_done_callback(callback)
     finish(client, cluster, task)
-    assert "own thread" in str(told.result(5))
+    assert "own thread" in str(told.result(30))
 
 
 def test_kill_ends_in_an_exception(client: Client, cluster: FakeCluster) -> None:
@@ -112,7 +112,7 @@ def test_kill_ends_in_an_exception(client: Client, cluster: FakeCluster) -> None
     assert cluster.killed == [task.task_id]
     do(client, lambda: cluster.change(task.task_id, "killed"))
     with pytest.raises(TaskKilled):
-        task.result(5)
+        task.result(30)
     with pytest.raises(Conflict):
         task.kill()
 
@@ -123,7 +123,7 @@ def test_cancel_asks_for_the_end_and_is_told(client: Client, cluster: FakeCluste
     assert not task.done()
     wait_until(lambda: cluster.killed)
     do(client, lambda: cluster.change(task.task_id, "killed"))
-    done, _ = concurrent.futures.wait([task], timeout=5)
+    done, _ = concurrent.futures.wait([task], timeout=30)
     assert done == {task}
     assert task.cancelled()
     assert task.cancel()
@@ -137,7 +137,7 @@ def test_a_task_that_was_faster_than_its_cancel_has_a_result(
     task = client.run(["true"])
     assert task.cancel()
     finish(client, cluster, task)
-    assert task.result(5).exit_code == 0
+    assert task.result(30).exit_code == 0
     assert not task.cancel()
 
 
@@ -145,7 +145,7 @@ def test_a_task_can_be_awaited_on_any_loop(client: Client, cluster: FakeCluster)
     task, failing = client.run(["true"]), client.run(["false"])
 
     async def wait_for_both() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.to_thread(finish, client, cluster, task)
             assert (await task).exit_code == 0
             await asyncio.to_thread(finish, client, cluster, failing, 2)
@@ -169,7 +169,7 @@ def test_an_await_that_is_cancelled_leaves_the_task_alone(
     assert not cluster.killed
     # The callback for the loop that is gone must do no harm.
     finish(client, cluster, task, 1)
-    assert isinstance(task.exception(5), TaskFailed)
+    assert isinstance(task.exception(30), TaskFailed)
 
 
 def test_a_batch_is_a_future_of_all_and_a_sequence(client: Client, cluster: FakeCluster) -> None:
@@ -182,7 +182,7 @@ def test_a_batch_is_a_future_of_all_and_a_sequence(client: Client, cluster: Fake
     assert not batch.done()
     finish(client, cluster, batch[0])
     with pytest.raises(TaskFailed, match="exit code 7"):
-        batch.result(5)
+        batch.result(30)
     assert [len(batch[:1]), batch.running()] == [1, False]
 
 
@@ -190,7 +190,7 @@ def test_a_batch_without_failure_has_all_results(client: Client, cluster: FakeCl
     batch = client.run_script("print()", targets=["a", "b"])
     for task in batch:
         finish(client, cluster, task)
-    assert [result.target for result in batch.result(5)] == ["a", "b"]
+    assert [result.target for result in batch.result(30)] == ["a", "b"]
     assert not batch.cancel()
 
 
@@ -202,7 +202,7 @@ def test_a_batch_can_be_killed_and_cancelled(client: Client, cluster: FakeCluste
     assert batch.cancel()
     for task in batch[1:]:
         do(client, lambda task=task: cluster.change(task.task_id, "killed"))  # type: ignore[misc]
-    assert concurrent.futures.wait([batch], timeout=5).done == {batch}
+    assert concurrent.futures.wait([batch], timeout=30).done == {batch}
     assert batch.cancelled()
 
 
@@ -211,7 +211,7 @@ def test_a_task_is_taken_up_by_its_id(client: Client, cluster: FakeCluster) -> N
     task = client.task("7")
     assert task.running()
     finish(client, cluster, task)
-    assert task.result(5).task_id == "7"
+    assert task.result(30).task_id == "7"
     assert client.task(7).done()
     assert client.status(7).status is TaskState.COMPLETED
     assert [view.task_id for view in client.tasks()] == ["7"]
@@ -342,7 +342,7 @@ def test_a_batch_is_cancelled_and_killed_by_one_request(
     wait_until(lambda: len(cluster.killed) == 2)
     for task in batch[1:]:
         do(client, partial(cluster.change, task.task_id, "killed"))
-    concurrent.futures.wait([batch], timeout=5)
+    concurrent.futures.wait([batch], timeout=30)
     assert batch.cancelled()
     assert batch[1].cancelled()
     assert batch[0].result().exit_code == 0
@@ -353,7 +353,7 @@ def test_a_batch_is_cancelled_and_killed_by_one_request(
     for task in other:
         do(client, partial(cluster.change, task.task_id, "killed"))
     with pytest.raises(TaskKilled):
-        other.result(5)
+        other.result(30)
     other.kill()
 
 
@@ -367,7 +367,7 @@ def test_many_submissions_have_a_future_each(client: Client, cluster: FakeCluste
     assert not refused.cancel()
     refused.kill()
     finish(client, cluster, last[0])
-    assert last.result(5)[0].exit_code == 0
+    assert last.result(30)[0].exit_code == 0
 
 
 def test_many_tasks_at_once_are_all_told(client: Client, cluster: FakeCluster) -> None:
@@ -379,7 +379,7 @@ def test_many_tasks_at_once_are_all_told(client: Client, cluster: FakeCluster) -
             cluster.finish(task.task_id)
 
     do(client, end_all)
-    assert [result.exit_code for result in batch.result(5)] == [0] * 200
+    assert [result.exit_code for result in batch.result(30)] == [0] * 200
 
 
 def test_what_exists_is_taken_up_run_again_and_ended(client: Client, cluster: FakeCluster) -> None:
@@ -390,7 +390,7 @@ def test_what_exists_is_taken_up_run_again_and_ended(client: Client, cluster: Fa
     assert batch[1].done()
     again = client.rerun("8", env={"A": "1"})
     finish(client, cluster, again)
-    assert again.result(5).exit_code == 0
+    assert again.result(30).exit_code == 0
     assert client.kill_batch(1000).task_ids == ["7"]
 
 
@@ -410,7 +410,7 @@ def test_closing_fails_what_is_not_done(cluster: FakeCluster) -> None:
     client.close()
     client.close()
     with pytest.raises(Conflict, match="closed"):
-        task.result(5)
+        task.result(30)
     with pytest.raises(Conflict, match="closed"):
         client.nodes()
     assert not task.cancel()
@@ -440,13 +440,13 @@ def test_an_interrupted_call_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> No
             cancelled.set()
 
     def interrupted(_: object) -> None:
-        started.wait(5)
+        started.wait(30)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hakuriver.client.portal.wait_in_slices", interrupted)
     with pytest.raises(KeyboardInterrupt):
         portal.call(endless())
-    assert cancelled.wait(5)
+    assert cancelled.wait(30)
     portal.close()
 
 

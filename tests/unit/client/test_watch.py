@@ -39,13 +39,13 @@ def cluster() -> FakeCluster:
 
 
 @asynccontextmanager
-async def client_of(cluster: FakeCluster, *, patience: float = 5.0) -> AsyncGenerator[AsyncClient]:
-    async with asyncio.timeout(10), AsyncClient(cluster=cluster, patience=patience) as client:
+async def client_of(cluster: FakeCluster, *, patience: float = 60.0) -> AsyncGenerator[AsyncClient]:
+    async with asyncio.timeout(40), AsyncClient(cluster=cluster, patience=patience) as client:
         yield client
 
 
 async def until(probe: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not probe():  # noqa: ASYNC110 - it looks at what has no event of its own
             await asyncio.sleep(0.005)
 

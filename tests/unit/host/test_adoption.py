@@ -174,7 +174,7 @@ async def test_followers_hear_of_what_was_adopted(world: World) -> None:
     stream = world.cluster.feed.follow(None)
     await anext(stream)
     await world.join(told=[told(101)])
-    lines = (await asyncio.wait_for(anext(stream), 5)).splitlines()
+    lines = (await asyncio.wait_for(anext(stream), 30)).splitlines()
     events = [msgspec.json.decode(line, type=Event) for line in lines]
     found = [event.task.status for event in events if event.task]
     assert found == ["assigning", "running"]

@@ -276,7 +276,7 @@ async def test_every_change_is_followed_by_an_event_in_order(world: World) -> No
 
     async def take(count: int) -> list[Event]:
         while len(lines) < count:
-            chunk = await asyncio.wait_for(anext(stream), 5)
+            chunk = await asyncio.wait_for(anext(stream), 30)
             lines.extend(msgspec.json.decode(part, type=Event) for part in chunk.splitlines())
         return lines
 
@@ -310,7 +310,7 @@ async def test_what_was_missed_is_replayed_from_the_store(tmp_path: Path) -> Non
         task = (await world.submit("n"))[0]
     async with open_world(path) as world:
         stream = world.cluster.feed.follow(before)
-        chunks = [await asyncio.wait_for(anext(stream), 5) for _ in range(2)]
+        chunks = [await asyncio.wait_for(anext(stream), 30) for _ in range(2)]
         events = [msgspec.json.decode(line, type=Event) for line in b"".join(chunks).splitlines()]
         assert events[0].rev == before
         assert [event.task.task_id for event in events if event.task] == [str(task)]

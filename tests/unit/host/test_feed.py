@@ -46,7 +46,7 @@ async def take(stream: AsyncGenerator[bytes, None], count: int) -> list[Any]:
     """Return at least `count` lines, in order."""
     lines: list[Any] = []
     while len(lines) < count:
-        chunk = await asyncio.wait_for(anext(stream), 2)
+        chunk = await asyncio.wait_for(anext(stream), 30)
         assert chunk.endswith(b"\n")
         lines += [msgspec.json.decode(line) for line in chunk.splitlines()]
     return lines

@@ -63,7 +63,7 @@ class Follower:
 
     async def end(self) -> Any:
         """Return how the log ended."""
-        await asyncio.wait_for(self._work, 5)
+        await asyncio.wait_for(self._work, 30)
         assert [line for line in self.lines if "end" in line] == self.lines[-1:]
         return self.lines[-1]["end"]
 

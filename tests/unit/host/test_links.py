@@ -92,7 +92,7 @@ async def test_a_broken_link_shows_as_offline_at_once(server: Server) -> None:
     assert protocol is not None
     assert protocol.stream is not None
     protocol.stream.close()
-    await until(lambda: not server.world.cluster.nodes.online_link("n"), timeout=1.5)
+    await until(lambda: not server.world.cluster.nodes.online_link("n"))
 
 
 async def test_nothing_is_believed_before_hello(server: Server) -> None:

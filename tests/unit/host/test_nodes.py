@@ -224,7 +224,7 @@ async def test_followers_hear_that_a_node_was_forgotten(world: World) -> None:
     assert moved.is_set()
     events: list[Event] = []
     while not any(event.forgotten for event in events):
-        chunk = await asyncio.wait_for(anext(stream), 5)
+        chunk = await asyncio.wait_for(anext(stream), 30)
         events += [msgspec.json.decode(line, type=Event) for line in chunk.splitlines()]
     await stream.aclose()
     seen: dict[str, Any] = {one.task.task_id: one.task.status for one in events if one.task}
@@ -235,7 +235,7 @@ async def test_followers_hear_that_a_node_was_forgotten(world: World) -> None:
     assert revs[0] > before
     # Whoever asks from before that moment starts anew: no row tells of it any more.
     late = world.cluster.feed.follow(before)
-    lines = [await asyncio.wait_for(anext(late), 5) for _ in range(2)]
+    lines = [await asyncio.wait_for(anext(late), 30) for _ in range(2)]
     assert b'"forgotten":"n"' in lines[1]
     await late.aclose()
 

@@ -315,7 +315,7 @@ async def test_logs_that_were_removed_are_told_as_gone(server: Server) -> None:
         message = await wire.hear()
     assert message.task_ids == (task_id,)
     await wire.say(Discarded(task_ids=message.task_ids))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not (await server.world.record(task_id)).logs_removed:
             pass
     for query in ("", "?tail=5", "?follow=1", "?follow=1&offset=7", "?offset=3"):

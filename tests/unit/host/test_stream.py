@@ -43,7 +43,7 @@ class Reader:
 
     async def piece(self) -> list[Any]:
         """Read one more piece by hand, and return its lines."""
-        chunk = await asyncio.wait_for(anext(self.source), 5)
+        chunk = await asyncio.wait_for(anext(self.source), 30)
         assert chunk.endswith(b"\n")
         found = [json.loads(line) for line in chunk.splitlines()]
         self.lines += found
@@ -293,12 +293,12 @@ async def test_a_reader_that_pauses_holds_no_more_than_a_few_pieces(server: Serv
         await wire.say(LogChunk(subscription=number, offset=index, data=b"x"))
     await pull
     # Credit is granted for what has gone on to the reader or waits for it, and for no more.
-    credited = 0
+    credited = (await wire.hear_a(LogCredit)).size
     with suppress(TimeoutError):
         while True:
             message = await asyncio.wait_for(wire.hear_a(LogCredit), 0.1)
             credited += message.size
-    assert 1 <= credited <= module._WAITING + 2
+    assert credited <= module._WAITING + 2
     # It reads on, and has missed nothing.
     reader.begin()
     await until(lambda: reader.text(task_id) == "x" * count)

@@ -38,7 +38,7 @@ def test_the_values_of_a_parameter_are_of_one_kind(word: str, kind: str) -> None
 def test_the_program_of_a_cell_gets_it_whole() -> None:
     body = "import json\nprint(json.dumps([lr, n, 'ü\\n', __name__]))\n"
     command = cell_command(body, ["lr=0.5", "n=3"])
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50)
     assert json.loads(done.stdout) == [0.5, 3, "ü\n", "__main__"]
 
 
@@ -48,7 +48,7 @@ def test_a_traceback_shows_the_cells_own_lines() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=50,
     )
     assert done.returncode == 1
     assert 'File "<cell>", line 2' in done.stderr

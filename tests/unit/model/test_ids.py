@@ -67,10 +67,15 @@ def test_nothing_bears_another_spelling(text: str) -> None:
 
 def test_giving_ids_is_cheap() -> None:
     flakes = Snowflakes(lambda: time.time_ns() // 1_000_000)
-    before = time.perf_counter()
-    for _ in range(1000):
-        flakes.next()
-    assert time.perf_counter() - before < 1
+
+    def seconds() -> float:
+        before = time.perf_counter()
+        for _ in range(1000):
+            flakes.next()
+        return time.perf_counter() - before
+
+    # The machine may pause for a while.
+    assert min(seconds() for _ in range(5)) < 1
 
 
 def test_ids_that_were_seen_elsewhere_are_never_given() -> None:
