@@ -80,7 +80,7 @@ def test_a_later_cell_cannot_capture_the_output(kernel: Kernel, tmp_path: Path) 
     for step in range(3):
         open_gate(gate, step)
     later = kernel.run(
-        "%%capture taken\nimport time\nprint('mine')\ncaptured.result(20); time.sleep(0.3)"
+        "%%capture taken\nimport time\nprint('mine')\ncaptured.result(30); time.sleep(0.3)"
     )
     assert not later.stdout
     shown = running.until("completed")
@@ -128,7 +128,7 @@ def test_many_detached_cells_stay_whole_and_leave_nothing_behind(kernel: Kernel)
     names = kernel.run(
         "import threading\n"
         "for t in threading.enumerate():\n"
-        "    if t.name in ('hakuriver-feed', 'hakuriver-detached'): t.join(5); print(t)"
+        "    if t.name in ('hakuriver-feed', 'hakuriver-detached'): t.join(30); print(t)"
     )
     assert "started" not in names.stdout
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.harness import Cluster
+    from support.kernels import Shown
 
 
 @pytest.fixture
@@ -47,18 +48,29 @@ def test_the_status_line_says_so_until_it_is_back_and_no_line_is_lost(
     )
     running.until("\n5\n")
     running.until("· running")
-    fresh_cluster.kill("host")
     began = time.monotonic()
-    running.until(f"the host at http://127.0.0.1:{fresh_cluster.port} has not answered for 1 s")
-    assert time.monotonic() - began < 2
-    assert running.shown.status.endswith("; the task goes on, waiting for it")
-    running.until("answered for 2 s")
+    fresh_cluster.kill("host")
+    silence = re.compile(
+        rf"the host at http://127\.0\.0\.1:{fresh_cluster.port} has not answered for (\d+) s"
+        r"; the task goes on, waiting for it$"
+    )
+
+    def silent(shown: Shown) -> int:
+        found = silence.search(shown.status)
+        return int(found[1]) if found else 0
+
+    first = silent(running.until_it(lambda shown: silent(shown) > 0, what="the host is silent"))
+    # Rounded, and told no later than a slow machine comes to it.
+    assert first <= time.monotonic() - began + 0.5
+    assert first < 10
+    later = silent(running.until_it(lambda shown: silent(shown) > first, what="it goes on"))
+    assert later <= time.monotonic() - began + 0.5
     fresh_cluster.restart("host")
     running.until_it(lambda shown: shown.status.endswith("· running"))
     gate.touch()
     shown = running.until("completed") if option else running.finish()
     lines = shown.stdout.splitlines()
-    assert len(lines) > 50
+    assert len(lines) > 20
     assert lines == [str(number) for number in range(len(lines))]
     assert re.fullmatch(r"✓ task \d+ · node1 · completed in [\d.]+ s", shown.status)
 

@@ -92,6 +92,7 @@ def test_the_sweep_runs(tmp_path: Path) -> None:
     check_no_leftovers(tmp_path)
 
 
+@pytest.mark.timeout(120)
 def test_a_notebook_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "failing.ipynb"
     path.write_text(
@@ -111,6 +112,7 @@ def test_a_notebook_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
     check_no_leftovers(tmp_path)
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_no_cluster(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "long.ipynb"
@@ -132,7 +134,7 @@ def test_a_run_that_is_stopped_leaves_no_cluster(tmp_path: Path, number: signal.
         assert process.stdout is not None
         assert any("it runs" in line for line in process.stdout)
         process.send_signal(number)
-        _, err = process.communicate(timeout=40)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     # The kernel may have said something of its own before.
     last = err.splitlines()[-1]

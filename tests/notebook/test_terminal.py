@@ -27,7 +27,7 @@ def ipython(cluster: Cluster, folder: Path, *lines: str) -> subprocess.Completed
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=55,
         check=False,
     )
 
@@ -41,7 +41,8 @@ def test_output_of_a_detached_cell_comes_as_it_comes(cluster: Cluster, tmp_path:
         cluster,
         tmp_path,
         detached("echo 'from behind'; exit 3"),
-        "print('between'); f.exception(20); import time; time.sleep(0.5)",
+        "print('between'); f.exception(30); import threading",
+        "[t.join(30) for t in threading.enumerate() if t.name == 'hakuriver-detached'];",
         "%hakuriver wait",
     )
     assert done.returncode == 0, done
