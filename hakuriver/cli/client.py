@@ -7,9 +7,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.arguments import NAME, find_action, make_parser
-from hakuriver.cli.common import run, settings
-from hakuriver.cli.entry import entry
+from hakuriver.cli.shared.common import run, settings
+from hakuriver.cli.shared.entry import entry
+from hakuriver.cli.tasks.arguments import NAME, find_action, make_parser
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +41,7 @@ def _act(
     command: Sequence[str],
 ) -> int:
     # Imported here: usage errors and --help need no HTTP.
-    from hakuriver.cli import queries, submitting, watching  # noqa: PLC0415
+    from hakuriver.cli.tasks import queries, submitting, watching  # noqa: PLC0415
     from hakuriver.client.sync import Client  # noqa: PLC0415
 
     if options.config or not os.environ.get("HAKURIVER_URL"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import run, tell
-from hakuriver.cli.entry import entry
+from hakuriver.cli.shared.common import run, tell
+from hakuriver.cli.shared.entry import entry
+from hakuriver.cli.shared.tables import printable
 from hakuriver.cli.sweep.arguments import NAME, parse
-from hakuriver.cli.tables import printable
 from hakuriver.sweep.shell import Unquoted
 from hakuriver.sweep.spans import SpanError
 

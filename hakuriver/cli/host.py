@@ -7,9 +7,9 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, run, settings
-from hakuriver.cli.entry import entry
-from hakuriver.cli.logfile import add_log_format, logging_to
+from hakuriver.cli.shared.common import add_common_options, run, settings
+from hakuriver.cli.shared.entry import entry
+from hakuriver.cli.shared.logfile import add_log_format, logging_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """``hakuriver.init``: write the configuration file, with fresh secrets.
 
-With ``--tls`` it makes an authority of the cluster's own first; see `hakuriver.cli.authority`.
+With ``--tls`` it makes an authority of the cluster's own first: `hakuriver.cli.setup.authority`.
 
-``hakuriver.init service`` is `hakuriver.cli.services`.
+``hakuriver.init service`` is `hakuriver.cli.services.command`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver.cli.authority import TlsFiles, issue, names_of_host
-from hakuriver.cli.common import add_common_options, run
-from hakuriver.cli.entry import entry
-from hakuriver.cli.writing import write_new
+from hakuriver.cli.setup.authority import TlsFiles, issue, names_of_host
+from hakuriver.cli.setup.writing import write_new
+from hakuriver.cli.shared.common import add_common_options, run
+from hakuriver.cli.shared.entry import entry
 from hakuriver.config import Config, default_path, expand, load_config
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["service"]:
         # Imported here: it is seldom wanted.
-        from hakuriver.cli import services  # noqa: PLC0415
+        from hakuriver.cli.services.command import main as service  # noqa: PLC0415
 
-        return services.main(words[1:])
+        return service(words[1:])
     parser = argparse.ArgumentParser(
         _NAME,
         description="Write the configuration file, with fresh secrets.",

@@ -7,9 +7,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, run, settings
-from hakuriver.cli.entry import entry
-from hakuriver.cli.logfile import FORMS, add_log_format, logging_to
+from hakuriver.cli.shared.common import add_common_options, run, settings
+from hakuriver.cli.shared.entry import entry
+from hakuriver.cli.shared.logfile import FORMS, add_log_format, logging_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ _TOGETHER = "--join, --name and --token go together (`hakuriver token` on the ho
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the runner until it is told to stop; return the exit code.
 
-    With ``--join`` the machine becomes a node first; see `hakuriver.cli.joining`.
+    With ``--join`` the machine becomes a node first; see `hakuriver.cli.setup.joining`.
     """
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -92,7 +92,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    from hakuriver.cli import joining  # noqa: PLC0415
+    from hakuriver.cli.setup import joining  # noqa: PLC0415
 
     node = joining.Node(
         arguments.join,

@@ -9,8 +9,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from hakuriver import tls
-from hakuriver.cli import rotating
-from hakuriver.cli.common import add_common_options, print_json, run, settings, tell
+from hakuriver.cli.setup import rotating
+from hakuriver.cli.shared.common import add_common_options, print_json, run, settings, tell
 from hakuriver.config import default_path, find_config
 from hakuriver.errors import ConfigError
 from hakuriver.model.auth import runner_token

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hakuriver._version import __version__
-from hakuriver.cli.entry import entry
+from hakuriver.cli.shared.entry import entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, run
+from hakuriver.cli.shared.common import add_common_options, run
 from hakuriver.config import load_config
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.show import node_table, status_table, task_table
+from hakuriver.cli.tasks.show import node_table, status_table, task_table
 from hakuriver.client.endpoint import embedded_endpoint
 from jupyter_ext.magics import running
 from jupyter_ext.magics.render import table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-from hakuriver.cli.options import add_submit_options
+from hakuriver.cli.shared.options import add_submit_options
 from jupyter_ext.magics.parsers import MagicParser, split
 
 if TYPE_CHECKING:

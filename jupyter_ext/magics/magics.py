@@ -13,7 +13,7 @@ from IPython.core.magic import (
     no_var_expand,
 )
 
-from hakuriver.cli.options import SubmitOptions
+from hakuriver.cli.shared.options import SubmitOptions
 from hakuriver.client.follow import follow
 from hakuriver.errors import HakuRiverError
 from jupyter_ext.magics.cell import Cell

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.utils.text import DollarFormatter
 
-from hakuriver.cli.options import add_submit_options
+from hakuriver.cli.shared.options import add_submit_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

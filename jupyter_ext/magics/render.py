@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.tables import Table, printable
+from hakuriver.cli.shared.tables import Table, printable
 from hakuriver.client.outcome import cause
 from hakuriver.model.nodes import NodeStatus
 from hakuriver.model.quantities import format_duration

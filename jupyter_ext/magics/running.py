@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.options import SubmitOptions, add_submit_options
+from hakuriver.cli.shared.options import SubmitOptions, add_submit_options
 from hakuriver.client.follow import Output, follow
 from hakuriver.client.futures import Task
 from hakuriver.client.logs import read_text

@@ -9,8 +9,8 @@ from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from hakuriver.cli.shared.tables import Table, printable
 from hakuriver.cli.sweep.screen import words
-from hakuriver.cli.tables import Table, printable
 from hakuriver.model.quantities import format_duration
 from hakuriver.sweep.journal import read_ends
 from hakuriver.sweep.records import Ended, Output, Started

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from IPython.core.error import UsageError
 
+from hakuriver.cli.shared.tables import Table
 from hakuriver.cli.sweep.arguments import Arguments, add_sweep
 from hakuriver.cli.sweep.arguments import parse as parse_words
 from hakuriver.cli.sweep.kill import DESCRIPTION, killed
 from hakuriver.cli.sweep.results import add_choice, chosen
 from hakuriver.cli.sweep.running import make
-from hakuriver.cli.tables import Table
 from hakuriver.errors import ConfigError, HakuRiverError, InvalidRequest
 from hakuriver.sweep.plan import Plan
 from hakuriver.sweep.results import Results

@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.certificates import Pair, make_authority, make_host
+from hakuriver.cli.setup.certificates import Pair, make_authority, make_host
 from hakuriver.config import Network
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from hakuriver import tls
-from hakuriver.cli.certificates import make_authority, make_host
+from hakuriver.cli.setup.certificates import make_authority, make_host
 from hakuriver.config import Network
 from hakuriver.errors import ConfigError
 from support.certificates import Files, make_files

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options
-from hakuriver.cli.options import add_task_options, read_count, read_duration, read_target
+from hakuriver.cli.shared.common import add_common_options
+from hakuriver.cli.shared.options import add_task_options, read_count, read_duration, read_target
 from hakuriver.errors import HakuRiverError
 from hakuriver.sweep.journal import find_journal
 

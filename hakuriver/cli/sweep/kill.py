@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, tell
+from hakuriver.cli.shared.common import add_common_options, tell
 from hakuriver.cli.sweep.arguments import NAME, add_sweep
 from hakuriver.sweep.cluster.killing import kill_sweep
 from hakuriver.sweep.journal import find_journal

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hakuriver.cli.common import add_common_options, tell
+from hakuriver.cli.shared.common import add_common_options, tell
+from hakuriver.cli.shared.tables import Table, show
 from hakuriver.cli.sweep.arguments import NAME, add_sweep
-from hakuriver.cli.tables import Table, show
 from hakuriver.errors import ConfigError
 from hakuriver.model.quantities import format_duration
 from hakuriver.sweep.journal import find_journal

@@ -9,11 +9,11 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import tell
-from hakuriver.cli.options import read_env
+from hakuriver.cli.shared.common import tell
+from hakuriver.cli.shared.options import read_env
+from hakuriver.cli.shared.tables import Table, show
 from hakuriver.cli.sweep.arguments import NAME
 from hakuriver.cli.sweep.screen import Screen
-from hakuriver.cli.tables import Table, show
 from hakuriver.errors import HostUnreachable
 from hakuriver.sweep.cluster.options import ClusterOptions
 from hakuriver.sweep.limits import LimitOptions

@@ -7,10 +7,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import tell
-from hakuriver.cli.progress import BottomLine
+from hakuriver.cli.shared.common import tell
+from hakuriver.cli.shared.progress import BottomLine
+from hakuriver.cli.shared.tables import printable
 from hakuriver.cli.sweep.arguments import NAME
-from hakuriver.cli.tables import printable
 from hakuriver.model.quantities import format_duration
 
 if TYPE_CHECKING:

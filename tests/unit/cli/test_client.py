@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hakuriver.cli import submitting
 from hakuriver.cli.client import main
+from hakuriver.cli.tasks import submitting
 from hakuriver.client import remote
 from hakuriver.client.follow import Follow
 from hakuriver.errors import HostUnreachable

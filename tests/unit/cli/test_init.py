@@ -220,8 +220,8 @@ def test_names_that_are_none_are_refused(home: Path, capsys: pytest.CaptureFixtu
 def test_without_the_package_it_names_the_extra(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "hakuriver.cli.certificates", raising=False)
-    monkeypatch.delattr("hakuriver.cli.certificates", raising=False)
+    monkeypatch.delitem(sys.modules, "hakuriver.cli.setup.certificates", raising=False)
+    monkeypatch.delattr("hakuriver.cli.setup.certificates", raising=False)
     monkeypatch.setitem(sys.modules, "cryptography", None)
     assert main(["-c", str(home / "c.toml"), "--tls"]) == 2
     assert "pip install 'hakuriver-jupyter[tls]'" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
-from hakuriver.cli.options import SubmitOptions
+from hakuriver.cli.shared.options import SubmitOptions
 from jupyter_ext.magics.parsers import HelpShown, cell_parser, fill, parse
 
 

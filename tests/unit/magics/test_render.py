@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakuriver.cli.tables import Table
+from hakuriver.cli.shared.tables import Table
 from hakuriver.model.tasks import TaskState
 from hakuriver.model.views import FailedTarget
 from jupyter_ext.magics.render import note_line, result_words, shorten, status_line, table, worst

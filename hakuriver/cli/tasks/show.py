@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from hakuriver._version import __version__
-from hakuriver.cli.tables import Table
+from hakuriver.cli.shared.tables import Table
 from hakuriver.client.outcome import cause
 from hakuriver.model.cpulist import format_cpulist
 from hakuriver.model.needs import WORDS, lacks_of

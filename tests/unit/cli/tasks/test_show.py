@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hakuriver._version import __version__
-from hakuriver.cli.show import (
+from hakuriver.cli.tasks.show import (
     health_table,
     missing_capabilities,
     node_table,

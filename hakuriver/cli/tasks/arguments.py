@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from hakuriver.cli.common import add_common_options
-from hakuriver.cli.options import add_submit_options, is_unicode, read_count
+from hakuriver.cli.shared.common import add_common_options
+from hakuriver.cli.shared.options import add_submit_options, is_unicode, read_count
 from hakuriver.model.tasks import TaskState
 
 if TYPE_CHECKING:

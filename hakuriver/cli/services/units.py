@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli import sandbox
-from hakuriver.cli.unit_parts import STATE_DIRECTORY, checked, folders_of, tls_files, word
+from hakuriver.cli.services import sandbox
+from hakuriver.cli.services.parts import STATE_DIRECTORY, checked, folders_of, tls_files, word
 from hakuriver.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hakuriver.cli.unit_parts import Folders, Service
+    from hakuriver.cli.services.parts import Folders, Service
 
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - systemd's names for them
 _PRIVILEGED_PORTS = range(1, 1024)

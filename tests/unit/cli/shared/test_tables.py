@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakuriver.cli.tables import Table, show, wants_colours
+from hakuriver.cli.shared.tables import Table, show, wants_colours
 
 if TYPE_CHECKING:
     import pytest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.queries import filters_of
-from hakuriver.cli.show import health_table, node_table, state_words, status_table, task_table
+from hakuriver.cli.tasks.queries import filters_of
+from hakuriver.cli.tasks.show import health_table, node_table, state_words, status_table, task_table
 from hakuriver.client.outcome import describe, is_final
 from hakuriver.model.quantities import format_memory
 from hakuriver.model.views import Event, HealthView
@@ -13,7 +13,7 @@ from hakuriver.model.views import Event, HealthView
 if TYPE_CHECKING:
     import argparse
 
-    from hakuriver.cli.tables import Table
+    from hakuriver.cli.shared.tables import Table
     from hakuriver.client.aio import AsyncClient
     from hakuriver.model.views import NodeView, TaskView
 

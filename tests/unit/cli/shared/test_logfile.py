@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hakuriver.cli import logfile
-from hakuriver.cli.logfile import logging_to
+from hakuriver.cli.shared import logfile
+from hakuriver.cli.shared.logfile import logging_to
 from hakuriver.errors import ConfigError, StartError
 
 if TYPE_CHECKING:

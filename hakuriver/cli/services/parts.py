@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hakuriver import tls
-from hakuriver.cli.sandbox import apart
+from hakuriver.cli.services.sandbox import apart
 from hakuriver.config import expand
 from hakuriver.errors import ConfigError
 

@@ -7,12 +7,12 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Self
 
-from hakuriver.cli.tables import wants_colours
+from hakuriver.cli.shared.tables import wants_colours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hakuriver.cli.tables import Table
+    from hakuriver.cli.shared.tables import Table
 
 # The other screen, so that what the terminal showed before comes back; and no cursor.
 _ENTER = "\x1b[?1049h\x1b[?25l"

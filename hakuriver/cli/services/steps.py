@@ -8,12 +8,12 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.unit_parts import tls_files
+from hakuriver.cli.services.parts import tls_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hakuriver.cli.unit_parts import Account, Service
+    from hakuriver.cli.services.parts import Account, Service
 
 _SYSTEM_UNITS = Path("/etc/systemd/system")
 _RULE = "/etc/sudoers.d/hakuriver"

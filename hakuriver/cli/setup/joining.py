@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hakuriver import tls
-from hakuriver.cli.common import tell
-from hakuriver.cli.rotating import replace_runner_token
-from hakuriver.cli.writing import write_new
+from hakuriver.cli.setup.rotating import replace_runner_token
+from hakuriver.cli.setup.writing import write_new
+from hakuriver.cli.shared.common import tell
 from hakuriver.config import default_path, expand
 from hakuriver.errors import ConfigError, HostUnreachable, InvalidRequest, NotFound, Unauthorized
 from hakuriver.model.targets import check_node_name
@@ -177,7 +177,7 @@ def _known_authority(node: Node) -> str | None:
     if node.ca_fingerprint is None:
         return None
     # Imported here: usage errors need no HTTP.
-    from hakuriver.cli import fingerprints  # noqa: PLC0415
+    from hakuriver.cli.setup import fingerprints  # noqa: PLC0415
 
     _, address, port = _address(node.url)
     return fingerprints.authority_of(address, port, fingerprints.checked(node.ca_fingerprint))

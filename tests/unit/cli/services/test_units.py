@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hakuriver.cli.service_steps import steps
-from hakuriver.cli.unit_parts import Account, Role, Service, word
-from hakuriver.cli.units import unit
+from hakuriver.cli.services.parts import Account, Role, Service, word
+from hakuriver.cli.services.steps import steps
+from hakuriver.cli.services.units import unit
 from hakuriver.config import Config, Database, Network, Paths, Runner
 from hakuriver.errors import ConfigError
 from support.unit_files import parse_unit, unit_words

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver.cli.arguments import NAME
-from hakuriver.cli.common import silence_of, tell
-from hakuriver.cli.screen import Screen
-from hakuriver.cli.subjects import Subject, key_of, line_of
-from hakuriver.cli.tables import printable
+from hakuriver.cli.shared.common import silence_of, tell
+from hakuriver.cli.shared.tables import printable
+from hakuriver.cli.tasks.arguments import NAME
+from hakuriver.cli.tasks.screen import Screen
+from hakuriver.cli.tasks.subjects import Subject, key_of, line_of
 from hakuriver.client.aio import AsyncClient
 from hakuriver.client.backoff import PASSING, Backoff
 from hakuriver.errors import HostUnreachable
@@ -26,7 +26,7 @@ from hakuriver.model.views import Event
 if TYPE_CHECKING:
     import argparse
 
-    from hakuriver.cli.subjects import Item
+    from hakuriver.cli.tasks.subjects import Item
     from hakuriver.errors import HakuRiverError
 
 #: Seconds between two redraws, at least.

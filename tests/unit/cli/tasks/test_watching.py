@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hakuriver.cli import watching
-from hakuriver.cli.arguments import make_parser
-from hakuriver.cli.screen import Screen
-from hakuriver.cli.subjects import Subject
-from hakuriver.cli.tables import Table
+from hakuriver.cli.shared.tables import Table
+from hakuriver.cli.tasks import watching
+from hakuriver.cli.tasks.arguments import make_parser
+from hakuriver.cli.tasks.screen import Screen
+from hakuriver.cli.tasks.subjects import Subject
 from hakuriver.client import remote
 from hakuriver.client.aio import AsyncClient
 from hakuriver.errors import HostUnreachable, NotFound
@@ -200,7 +200,7 @@ def test_a_drawing_is_cut_to_the_screen_and_left_whole(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "hakuriver.cli.screen.shutil.get_terminal_size", lambda: os.terminal_size((20, 4))
+        "hakuriver.cli.tasks.screen.shutil.get_terminal_size", lambda: os.terminal_size((20, 4))
     )
     with Screen() as screen:
         capsys.readouterr()

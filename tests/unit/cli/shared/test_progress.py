@@ -4,8 +4,8 @@ import io
 import sys
 from typing import TYPE_CHECKING
 
-from hakuriver.cli import progress
-from hakuriver.cli.progress import Progress, summary
+from hakuriver.cli.shared import progress
+from hakuriver.cli.shared.progress import Progress, summary
 from hakuriver.model.tasks import TaskState
 from support.processes import wait_until
 from unit.client.fakes import make_view

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.writing import write_new
+from hakuriver.cli.setup.writing import write_new
 from hakuriver.disk import write_private
 from hakuriver.errors import ConfigError, InvalidRequest
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from hakuriver.cli.certificates import Pair
+    from hakuriver.cli.setup.certificates import Pair
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - nothing is bound, they are no names
@@ -107,7 +107,7 @@ def issue(files: TlsFiles, names: tuple[str, ...]) -> Issued:
 def _library() -> ModuleType:
     try:
         # Imported here: it is an extra.
-        from hakuriver.cli import certificates  # noqa: PLC0415
+        from hakuriver.cli.setup import certificates  # noqa: PLC0415
     except ImportError:
         raise InvalidRequest(
             "--tls",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hakuriver._version import __version__
-from hakuriver.cli.tables import printable
+from hakuriver.cli.shared.tables import printable
 from hakuriver.config import expand, find_config, load_config
 from hakuriver.errors import HakuRiverError
 

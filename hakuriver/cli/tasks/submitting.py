@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from hakuriver.cli.arguments import NAME
-from hakuriver.cli.common import print_json, silence_of, tell
-from hakuriver.cli.options import SubmitOptions, read_env
-from hakuriver.cli.progress import Progress
-from hakuriver.cli.show import state_words
-from hakuriver.cli.tables import printable
+from hakuriver.cli.shared.common import print_json, silence_of, tell
+from hakuriver.cli.shared.options import SubmitOptions, read_env
+from hakuriver.cli.shared.progress import Progress
+from hakuriver.cli.shared.tables import printable
+from hakuriver.cli.tasks.arguments import NAME
+from hakuriver.cli.tasks.show import state_words
 from hakuriver.client.building import command_request, rerun_request
 from hakuriver.client.follow import STREAMS, Change, LinePrefixer, follow, labels
 from hakuriver.client.outcome import describe

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hakuriver.cli.common import run
+from hakuriver.cli.shared.common import run
 from hakuriver.errors import ConfigError, HakuRiverError, HostUnreachable
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, cast
 
-from hakuriver.cli.arguments import NAME
-from hakuriver.cli.common import print_json, tell
-from hakuriver.cli.show import (
+from hakuriver.cli.shared.common import print_json, tell
+from hakuriver.cli.shared.tables import printable, show
+from hakuriver.cli.tasks.arguments import NAME
+from hakuriver.cli.tasks.show import (
     health_table,
     missing_capabilities,
     node_table,
@@ -15,7 +16,6 @@ from hakuriver.cli.show import (
     task_table,
     version_notes,
 )
-from hakuriver.cli.tables import printable, show
 from hakuriver.client.logs import follow_bytes, read_bytes
 from hakuriver.client.portal import Drain
 from hakuriver.model.views import TaskList

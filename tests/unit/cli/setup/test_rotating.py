@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hakuriver.cli import token
-from hakuriver.cli.rotating import replace_runner_token, rotate_runner_secret, rotate_token
+from hakuriver.cli.setup.rotating import replace_runner_token, rotate_runner_secret, rotate_token
 from hakuriver.errors import ConfigError
 from hakuriver.model.auth import cluster_id
 

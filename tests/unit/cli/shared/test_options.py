@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hakuriver.cli.options import SubmitOptions, add_submit_options, read_env_file
+from hakuriver.cli.shared.options import SubmitOptions, add_submit_options, read_env_file
 from hakuriver.client.building import command_request
 from hakuriver.errors import InvalidRequest
 

@@ -14,17 +14,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.common import add_common_options, run, tell
-from hakuriver.cli.service_steps import cautions, steps, user_units
-from hakuriver.cli.unit_parts import Account, Service, checked
-from hakuriver.cli.units import unit
+from hakuriver.cli.services.parts import Account, Service, checked
+from hakuriver.cli.services.steps import cautions, steps, user_units
+from hakuriver.cli.services.units import unit
+from hakuriver.cli.shared.common import add_common_options, run, tell
 from hakuriver.config import default_path, expand, load_config
 from hakuriver.errors import ConfigError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hakuriver.cli.unit_parts import Role
+    from hakuriver.cli.services.parts import Role
 
 _NAME = "hakuriver.init service"
 

@@ -1,0 +1,1 @@
+"""What makes a cluster and its nodes: files of settings, secrets, certificates, joining."""

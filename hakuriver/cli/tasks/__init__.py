@@ -1,0 +1,1 @@
+"""What ``hakuriver.client`` does: it submits tasks, and shows and watches them and the nodes."""
