@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
 from hakuriver.client.logs import LineSplitter, read_text
 from hakuriver.client.outcome import outcome
@@ -28,13 +28,21 @@ if TYPE_CHECKING:
 
     from hakuriver.client.handles import AsyncBatch, AsyncTask
     from hakuriver.client.portal import Portal
-    from hakuriver.client.sync import Client
     from hakuriver.client.watch import Watch
     from hakuriver.model.messages import Stream
     from hakuriver.model.views import FailedTarget, TaskView
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+class Owner(Protocol):
+    """Whose loop tasks are on: a `Client`. It closes when nobody holds it, so they do."""
+
+    @property
+    def portal(self) -> Portal:
+        """The way to that loop."""
+        ...
 
 
 class _Awaitable(Future[_T]):
@@ -72,9 +80,9 @@ class Task(_Awaitable[TaskResult]):
     completed; for a lost task, `status` may show later what really became of it.
     """
 
-    def __init__(self, client: Client, handle: AsyncTask, watch: Watch) -> None:
+    def __init__(self, owner: Owner, handle: AsyncTask, watch: Watch) -> None:
         super().__init__()
-        self._client = client
+        self._owner = owner
         self._handle = handle
         self._cancelling = False
         self._leave = watch.listen(self._changed)
@@ -109,7 +117,7 @@ class Task(_Awaitable[TaskResult]):
     @property
     def portal(self) -> Portal:
         """The way to the client's own loop."""
-        return self._client.portal
+        return self._owner.portal
 
     def running(self) -> bool:
         """Tell whether the task's process runs, as far as is known here."""

@@ -428,6 +428,21 @@ def test_a_client_that_nobody_holds_ends_its_thread(cluster: FakeCluster) -> Non
     assert cluster.closed
 
 
+def test_a_client_that_only_a_task_holds_goes_on(cluster: FakeCluster) -> None:
+    task = Client(cluster=cluster).run(["true"])
+    gc.collect()
+    assert not cluster.closed
+
+    async def end(task_id: str) -> None:
+        cluster.finish(task_id, 0)
+
+    task.portal.call(end(task.task_id))
+    assert task.result(5).exit_code == 0
+    del task
+    gc.collect()
+    wait_until(lambda: cluster.closed)
+
+
 def test_an_interrupted_call_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     portal = Portal()
     started, cancelled = threading.Event(), threading.Event()
