@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.shared.common import run, settings
+from hakuriver.cli.shared.common import run
 from hakuriver.cli.shared.entry import entry
 from hakuriver.cli.tasks.arguments import NAME, find_action, make_parser
 
@@ -40,14 +40,18 @@ def _act(
     options: argparse.Namespace,
     command: Sequence[str],
 ) -> int:
-    # Imported here: usage errors and --help need no HTTP.
-    from hakuriver.cli.tasks import queries, submitting, watching  # noqa: PLC0415
-    from hakuriver.client.sync import Client  # noqa: PLC0415
-
+    # Imported here, each where it is needed: usage errors and --help need no HTTP.
     if options.config or not os.environ.get("HAKURIVER_URL"):
+        from hakuriver.cli.shared.settings import settings  # noqa: PLC0415
+
         settings(NAME, options.config)
     if options.watch:
+        from hakuriver.cli.tasks import watching  # noqa: PLC0415
+
         return watching.watch(action, options)
+    from hakuriver.cli.tasks import queries, submitting  # noqa: PLC0415
+    from hakuriver.client.sync import Client  # noqa: PLC0415
+
     if action == "command":
         request = submitting.build_request(parser, options, command)
         with Client(config=options.config) as client:

@@ -12,7 +12,8 @@ import msgspec
 
 from hakuriver import tls
 from hakuriver._version import __version__
-from hakuriver.cli.shared.common import add_common_options, print_json, run, settings
+from hakuriver.cli.shared.common import add_common_options, run
+from hakuriver.cli.shared.settings import print_json, settings
 from hakuriver.cli.shared.tables import Table, show
 from hakuriver.errors import HakuRiverError
 from hakuriver.model.quantities import format_duration

@@ -37,10 +37,11 @@ def _act(arguments: Sequence[str]) -> int:
         from hakuriver.cli.sweep.kill import kill  # noqa: PLC0415
 
         return kill(arguments[1:])
+    parsed = parse(arguments)
     from hakuriver.cli.sweep.running import sweep  # noqa: PLC0415 - not for --help
 
     try:
-        return sweep(parse(arguments))
+        return sweep(parsed)
     except SpanError as error:
         _point(error)
         return error.exit_code

@@ -7,9 +7,10 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.shared.common import add_common_options, run, settings
+from hakuriver.cli.shared.common import add_common_options, run
 from hakuriver.cli.shared.entry import entry
 from hakuriver.cli.shared.logfile import FORMS, add_log_format, logging_to
+from hakuriver.cli.shared.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

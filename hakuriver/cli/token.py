@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from hakuriver import tls
 from hakuriver.cli.setup import rotating
-from hakuriver.cli.shared.common import add_common_options, print_json, run, settings, tell
+from hakuriver.cli.shared.common import add_common_options, run, tell
+from hakuriver.cli.shared.settings import print_json, settings
 from hakuriver.config import default_path, find_config
 from hakuriver.errors import ConfigError
 from hakuriver.model.auth import runner_token

@@ -6,7 +6,6 @@ Memory counts in powers of 1024 whatever the spelling (``4G`` = ``4GiB``), as sy
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from hakuriver.errors import ConfigError, InvalidRequest
 
@@ -17,6 +16,7 @@ _MEMORY = re.compile(
 _DURATION = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([smhd]?)\s*\Z", re.IGNORECASE | re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
+MAX_CORES = 1 << 16
 MAX_MEMORY = 1 << 60
 MAX_DURATION = 10 * 365 * 86400
 
@@ -27,7 +27,9 @@ def parse_memory(text: str) -> int:
     if not match:
         raise InvalidRequest("memory", f"{text!r} is no size (write for example 512M or 4G)")
     number, unit = match.groups()
-    size = int(Fraction(number) * 1024 ** _UNITS.index(unit.upper()))
+    whole, _, part = number.partition(".")
+    divisor: int = 10 ** len(part)
+    size = (int(whole + part) << 10 * _UNITS.index(unit.upper())) // divisor
     if not 1 <= size <= MAX_MEMORY:
         raise InvalidRequest("memory", f"{text!r} is not between 1 byte and 1024P")
     return size

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from hakuriver.errors import InvalidRequest, NotFound
 from hakuriver.model.ids import IdText, parse_id
-from hakuriver.model.quantities import MAX_DURATION, MAX_MEMORY
+from hakuriver.model.quantities import MAX_CORES, MAX_DURATION, MAX_MEMORY
 from hakuriver.model.tasks import TaskSpec
 
 MAX_REQUEST = 16 << 20
@@ -29,7 +29,6 @@ MAX_TARGETS = 1000
 # A node's name, a colon and the number of a NUMA node.
 MAX_TARGET = 258
 MAX_PATH = 4095
-MAX_CORES = 1 << 16
 MAX_KEY = 200
 MAX_MANY = 1000
 #: So many tasks may the submissions of one request make together.

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Self
-
-from msgspec import Meta
+from typing import Self
 
 from hakuriver.errors import InvalidRequest
 
 NAME_RULE = "letters, digits, '.', '_' and '-', at most 253 of them, not dots alone"
 
 MAX_NODE_NAME = 253
-#: A node's name as it stands in paths and queries; what is no name is no node's either.
-NodeName = Annotated[str, Meta(max_length=MAX_NODE_NAME, description="The name of a node.")]
 
 _NAME = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,253}\Z")
 # The kernel's own limit is far lower (MAX_NUMNODES is 1024); four digits keep numbers small.

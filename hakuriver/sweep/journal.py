@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import threading
 import time
 from array import array
@@ -64,7 +63,7 @@ def new_id() -> str:
     now = time.time()
     # Of the last digits the first three are the part of the second: two may begin within one.
     part = int(now % 1 * 4096)
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{part:03x}{secrets.token_hex(3)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{part:03x}{os.urandom(3).hex()}"
 
 
 def journals_folder() -> Path:

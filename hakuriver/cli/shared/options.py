@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hakuriver.errors import InvalidRequest
-from hakuriver.model.quantities import parse_duration, parse_memory
-from hakuriver.model.submission import MAX_CORES
+from hakuriver.model.quantities import MAX_CORES, parse_duration, parse_memory
 from hakuriver.model.targets import Target
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hakuriver.cli.shared.bottom import BottomLine
 from hakuriver.cli.shared.common import tell
-from hakuriver.cli.shared.progress import BottomLine
 from hakuriver.cli.shared.tables import printable
 from hakuriver.cli.sweep.arguments import NAME
 from hakuriver.model.quantities import format_duration

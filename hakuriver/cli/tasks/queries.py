@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, cast
 
-from hakuriver.cli.shared.common import print_json, tell
+from hakuriver.cli.shared.common import tell
+from hakuriver.cli.shared.settings import print_json
 from hakuriver.cli.shared.tables import printable, show
 from hakuriver.cli.tasks.arguments import NAME
 from hakuriver.cli.tasks.show import (

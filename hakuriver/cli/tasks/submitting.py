@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from hakuriver.cli.shared.common import print_json, silence_of, tell
+from hakuriver.cli.shared.common import silence_of, tell
 from hakuriver.cli.shared.options import SubmitOptions, read_env
 from hakuriver.cli.shared.progress import Progress
+from hakuriver.cli.shared.settings import print_json
 from hakuriver.cli.shared.tables import printable
 from hakuriver.cli.tasks.arguments import NAME
 from hakuriver.cli.tasks.show import state_words

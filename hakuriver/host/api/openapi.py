@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,13 +17,16 @@ from hakuriver.host.api.operations import JSON, NDJSON, TEXT, Operation
 from hakuriver.host.api.queries import REF, properties_of
 from hakuriver.model.ids import IdText
 from hakuriver.model.submission import SubmitRequest
-from hakuriver.model.targets import NodeName
+from hakuriver.model.targets import MAX_NODE_NAME
 from hakuriver.model.views import ErrorView
 
 PATH = "/openapi.json"
 _PLACE = re.compile(r"{(\w+)}")
+_NodeName = Annotated[
+    str, msgspec.Meta(max_length=MAX_NODE_NAME, description="The name of a node.")
+]
 #: What may stand in the variable parts of paths; anything else is not found.
-_PLACES: dict[str, Any] = {"task_id": IdText, "batch_id": IdText, "name": NodeName}
+_PLACES: dict[str, Any] = {"task_id": IdText, "batch_id": IdText, "name": _NodeName}
 #: Refusals of every path, and those that some have.
 _ALWAYS = {
     400: "The path or the request as such cannot be read.",

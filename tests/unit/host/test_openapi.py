@@ -135,9 +135,9 @@ def test_every_limit_is_stated(document: Any) -> None:
         submission.MAX_TOTAL,
         submission.MAX_SCRIPT,
         submission.MAX_TARGETS,
-        submission.MAX_CORES,
         submission.MAX_KEY,
         submission.MAX_PATH,
+        quantities.MAX_CORES,
         quantities.MAX_MEMORY,
         quantities.MAX_DURATION,
     ):

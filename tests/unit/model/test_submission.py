@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hakuriver.errors import InvalidRequest
-from hakuriver.model.quantities import MAX_DURATION, MAX_MEMORY
+from hakuriver.model.quantities import MAX_CORES, MAX_DURATION, MAX_MEMORY
 from hakuriver.model.submission import (
     MAX_ARGUMENT,
-    MAX_CORES,
     MAX_KEY,
     MAX_LOGS,
     MAX_MANY,

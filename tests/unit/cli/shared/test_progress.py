@@ -4,7 +4,7 @@ import io
 import sys
 from typing import TYPE_CHECKING
 
-from hakuriver.cli.shared import progress
+from hakuriver.cli.shared import bottom
 from hakuriver.cli.shared.progress import Progress, summary
 from hakuriver.model.tasks import TaskState
 from support.processes import wait_until
@@ -25,7 +25,7 @@ def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Make stderr a terminal; within a test, since pytest puts its own there at the start."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "_SECONDS", 0.01)
+    monkeypatch.setattr(bottom, "_SECONDS", 0.01)
     return terminal
 
 
