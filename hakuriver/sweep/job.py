@@ -100,14 +100,17 @@ class Done(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What those who run jobs get of the sweep around them. `null` is a descriptor of nothing."""
+    """What those who run jobs get of the sweep around them. `null` is a descriptor of nothing.
+
+    An entry of `environment` is ``NAME=value``; it has none of the variables that mark a job.
+    """
 
     selector: BaseSelector
     emit: Callable[[Event], None]
     done: Done
     failed: Callable[[Job, Exception], None]
     wake: Callable[[], None]
-    environment: dict[bytes, bytes]
+    environment: Sequence[bytes]
     null: int
     sweep_id: str
 
