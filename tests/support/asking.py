@@ -44,7 +44,7 @@ class Asking:
         body: object = None,
         token: str | None = _UNSET,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 20,
+        timeout: float = 60,
     ) -> Reply:
         """Ask the host; `body` is sent as JSON, or as it is when it is bytes."""
         connection = self.connection(timeout)
@@ -68,13 +68,13 @@ class Asking:
         return reply.json()
 
     @contextmanager
-    def stream(self, path: str, *, timeout: float = 20) -> Iterator[Iterator[tuple[float, Any]]]:
+    def stream(self, path: str, *, timeout: float = 60) -> Iterator[Iterator[tuple[float, Any]]]:
         """Yield the lines of a live stream, each with the moment (`time.time`) of its arrival."""
         with self.raw(path, timeout=timeout) as response:
             yield ((time.time(), json.loads(line)) for line in iter(response.readline, b""))
 
     @contextmanager
-    def raw(self, path: str, *, timeout: float = 20) -> Iterator[HTTPResponse]:
+    def raw(self, path: str, *, timeout: float = 60) -> Iterator[HTTPResponse]:
         """Yield the answer to a GET before its body is read."""
         connection = self.connection(timeout)
         try:

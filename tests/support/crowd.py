@@ -53,7 +53,7 @@ class Crowd:
     def stop(self) -> None:
         """Leave."""
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(20)
+        self._thread.join(60)
 
     def _play(self) -> None:
         self._loop.run_until_complete(self._play_all())

@@ -44,7 +44,7 @@ M = TypeVar("M", bound=Message)
 TOKEN = "alices-token"
 SECRET = "runners-secret"
 CONFIG = Config(security=Security(runner_secret=SECRET, tokens={"alice": TOKEN}))
-_SECONDS = 5.0
+_SECONDS = 30.0
 
 
 class Wire:

@@ -142,7 +142,7 @@ def known(record: TaskRecord, *, at: float | None = None, end: Exit | None = Non
     )
 
 
-async def until(probe: Callable[[], object], *, what: str = "", timeout: float = 5.0) -> None:  # noqa: ASYNC109
+async def until(probe: Callable[[], object], *, what: str = "", timeout: float = 30.0) -> None:  # noqa: ASYNC109
     """Return when `probe` is true; fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not probe():

@@ -88,7 +88,7 @@ class Kernel:
         self._manager.start_kernel(env=environment, cwd=str(work))
         self._client = self._manager.blocking_client()
         self._client.start_channels()
-        self._client.wait_for_ready(timeout=30)
+        self._client.wait_for_ready(timeout=60)
         self._cells: dict[str, Shown] = {}
 
     def start(self, code: str) -> Running:
@@ -97,7 +97,7 @@ class Kernel:
         self._cells[request] = Shown()
         return Running(self, request, self._cells[request])
 
-    def run(self, code: str, *, timeout: float = 30, ok: bool | None = True) -> Shown:
+    def run(self, code: str, *, timeout: float = 60, ok: bool | None = True) -> Shown:
         """Run a cell to its end; with `ok`, fail unless it ended like that."""
         shown = self.start(code).finish(timeout=timeout)
         assert ok is None or shown.ok == ok, shown
@@ -130,7 +130,7 @@ class Kernel:
     def restart(self) -> None:
         """Do what the restart button does: nothing of the old session is left."""
         self._manager.restart_kernel()
-        self._client.wait_for_ready(timeout=30)
+        self._client.wait_for_ready(timeout=60)
 
     def stop(self) -> None:
         """End the kernel and close its channels."""
@@ -147,12 +147,12 @@ class Running:
     request: str
     shown: Shown
 
-    def until(self, text: str, *, timeout: float = 20) -> Shown:
+    def until(self, text: str, *, timeout: float = 60) -> Shown:
         """Wait until `text` is in a stream or was in the status line of the cell."""
         return self.until_it(lambda shown: shown.holds(text), what=text, timeout=timeout)
 
     def until_it(
-        self, found: Callable[[Shown], bool], *, what: str = "", timeout: float = 20
+        self, found: Callable[[Shown], bool], *, what: str = "", timeout: float = 60
     ) -> Shown:
         """Wait until `found` says yes to what the cell shows."""
         deadline = time.monotonic() + timeout
@@ -163,7 +163,7 @@ class Running:
                 raise AssertionError(f"{what or found}: not in {self.shown}: {error}") from None
         return self.shown
 
-    def finish(self, *, timeout: float = 30) -> Shown:
+    def finish(self, *, timeout: float = 60) -> Shown:
         """Wait for the cell's end; what it left in the background may still show more."""
         deadline = time.monotonic() + timeout
         while not self.shown.idle:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from support.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.harness import Cluster
@@ -39,12 +38,16 @@ def first_line(cluster: Cluster, task_id: str) -> str:
     return cluster.text(task_id).partition("\n")[0]
 
 
+def at_the_gate(gate: Path, before: str = ":", after: str = "exit 0") -> tuple[str, str, str]:
+    """Return a shell's command that does `before`, waits until there is a `gate`, does `after`."""
+    return ("sh", "-c", f"{before}; until test -e '{gate}'; do sleep 0.02; done; {after}")
+
+
 @contextmanager
-def frozen(pid: int) -> Iterator[Callable[[], float]]:
-    """Stop a process for the length of the block; yield what tells for how many seconds so far."""
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process for the length of the block."""
     os.kill(pid, signal.SIGSTOP)
-    started = time.monotonic()
     try:
-        yield lambda: time.monotonic() - started
+        yield
     finally:
         os.kill(pid, signal.SIGCONT)

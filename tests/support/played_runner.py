@@ -29,6 +29,7 @@ from hakuriver.model.messages import (
 from hakuriver.model.nodes import Metrics
 from hakuriver.model.tasks import TaskState
 from support.host_world import completed, hello, node_info, started
+from support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,13 +57,13 @@ def played_runner(cluster: Cluster, name: str = "n", cores: int = 8) -> Iterator
     thread = threading.Thread(target=play, name="played runner")
     thread.start()
     try:
-        assert linked.wait(10), "the played runner did not link up"
+        assert linked.wait(30), "the played runner did not link up"
         cluster_online(cluster, name)
         yield
     finally:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(over.set)
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
     assert player.trouble is None, player.trouble
 
@@ -77,10 +78,7 @@ def link_request(port: int, secret: str, name: str) -> HTTPRequest:
 
 def cluster_online(cluster: Cluster, name: str) -> None:
     """Wait until the host shows a node as online."""
-    for _ in range(1000):
-        if cluster.node_status(name) == "online":
-            return
-    raise AssertionError(f"{name} is not online")
+    wait_until(lambda: cluster.node_status(name) == "online", what=f"{name} online")
 
 
 class _Player:

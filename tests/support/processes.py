@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 def wait_until(
-    probe: Callable[[], _T], *, timeout: float = 10.0, what: str = "", interval: float = 0.02
+    probe: Callable[[], _T], *, timeout: float = 30.0, what: str = "", interval: float = 0.02
 ) -> _T:
     """Return the first true value of `probe`; fail, with its last one, after `timeout` seconds."""
     deadline = time.monotonic() + timeout
@@ -73,6 +73,14 @@ def resident_bytes(pid: int, key: str = "VmRSS") -> int:
     raise AssertionError(f"process {pid} is gone")
 
 
+def read_bytes(pid: int) -> int:
+    """Return how much a process has read so far, be it from disk or from memory."""
+    for line in proc_bytes(pid, "io").decode().splitlines():
+        if line.startswith("rchar:"):
+            return int(line.split()[1])
+    raise AssertionError(f"process {pid} is gone")
+
+
 def processes_of(folder: Path) -> dict[int, str]:
     """Return the living processes whose traces lead into `folder`, this one and ours above apart.
 
@@ -99,7 +107,7 @@ def _traces(pid: int) -> bytes:
     return b"\0".join(traces)
 
 
-def check_no_leftovers(folder: Path, *, timeout: float = 10.0) -> None:
+def check_no_leftovers(folder: Path, *, timeout: float = 30.0) -> None:
     """Fail, after ending them, if processes with a trace of `folder` stay past `timeout`."""
     try:
         wait_until(lambda: not processes_of(folder), timeout=timeout, interval=0.05)
@@ -132,7 +140,7 @@ def run_hakuriver(
     cwd: Path,
     stdin: bytes | None = None,
     check: int | None = None,
-    timeout: float = 30,
+    timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m hakuriver`` to its end; with `check`, fail on another exit code.
 
@@ -184,7 +192,7 @@ class Daemon:
                 start_new_session=True,
             )
 
-    def stop(self, *, timeout: float = 5.0) -> None:
+    def stop(self, *, timeout: float = 30.0) -> None:
         """End the process by SIGTERM; fail, after SIGKILL, if it takes longer than `timeout`."""
         process, self.process = self.process, None
         if process is None:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-#: Writes numbered lines until the file of its first argument is there; exits with its second.
+#: Writes numbered lines, each at one stroke, until the file of its first argument is there; exits
+#: with its second.
 _TICKER = """
 import os, sys, time
 print(os.getpid(), file=sys.stderr, flush=True)
 number = 0
 while not os.path.exists(sys.argv[1]):
-    print("line", number, flush=True)
+    os.write(1, b"line %d\\n" % number)
     number += 1
     time.sleep(0.02)
 sys.exit(int(sys.argv[2]))
@@ -45,7 +46,7 @@ class Ticking:
     def go_on(self, count: int) -> None:
         """Wait until it has written so many more lines, 50 a second or somewhat fewer."""
         wanted = len(self.lines()) + count
-        wait_until(lambda: len(self.lines()) >= wanted, timeout=5 + count / 10, what="more lines")
+        wait_until(lambda: len(self.lines()) >= wanted, timeout=30 + count / 5, what="more lines")
 
     def end(self) -> None:
         """Let it end, and wait until its process is gone."""

@@ -83,7 +83,7 @@ class FakeHost:
         wanted: Callable[[M], bool] = lambda _: True,
         *,
         since: int = 0,
-        timeout: float = 10.0,  # noqa: ASYNC109
+        timeout: float = 30.0,  # noqa: ASYNC109
     ) -> M:
         """Return the first message of `kind` from the index `since` on that is `wanted`."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATH = os.environ["PATH"]
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float = 10.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], Any], *, seconds: float = 30.0, what: str = "") -> None:
     """Return when `condition` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 10.0, what: str
 
 
 async def eventually(
-    condition: Callable[[], Any], *, seconds: float = 10.0, what: str = ""
+    condition: Callable[[], Any], *, seconds: float = 30.0, what: str = ""
 ) -> None:
     """Return when `condition` holds, letting the loop run meanwhile; fail after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -125,7 +125,7 @@ class KeeperClient:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10.0)
+        self._socket.settimeout(30.0)
         self._file = self._socket.makefile("rb")
         descriptor = os.open(folder, os.O_PATH)
         try:
@@ -192,7 +192,7 @@ class KeeperClient:
 
 def start_keeper(folder: Path) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-I", "-S", keeper_module.__file__, str(folder)]
-    return subprocess.run(command, capture_output=True, timeout=10, check=False)
+    return subprocess.run(command, capture_output=True, timeout=30, check=False)
 
 
 @contextlib.contextmanager

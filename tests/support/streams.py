@@ -28,7 +28,7 @@ class Feed:
     ends: dict[tuple[str, str], Any] = field(default_factory=dict)
     errors: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def read_until(self, enough: Callable[[Feed], object], *, limit: float = 20) -> Feed:
+    def read_until(self, enough: Callable[[Feed], object], *, limit: float = 60) -> Feed:
         """Read on until `enough` is true of what came; the socket's time-out bounds silence."""
         deadline = time.monotonic() + limit
         while not enough(self):
@@ -69,7 +69,7 @@ class Feed:
 
 
 @contextmanager
-def open_stream(cluster: Cluster, *, timeout: float = 20, **body: object) -> Iterator[Feed]:
+def open_stream(cluster: Cluster, *, timeout: float = 60, **body: object) -> Iterator[Feed]:
     """Ask for a stream that must be granted, and yield what comes."""
     connection = HTTPConnection("127.0.0.1", cluster.port, timeout=timeout)
     try:

@@ -29,7 +29,7 @@ class Terminal:
         self.shown = ""
 
     def read_until(
-        self, found: Callable[[str], object], *, timeout: float = 15, what: str = ""
+        self, found: Callable[[str], object], *, timeout: float = 60, what: str = ""
     ) -> str:
         """Read on until `found` says yes to all that was shown, and return that."""
         deadline = time.monotonic() + timeout
@@ -39,7 +39,7 @@ class Terminal:
             assert self._read(left), f"the client ended; shown: {self.shown!r}"
         return self.shown
 
-    def read_to_end(self, *, timeout: float = 15) -> str:
+    def read_to_end(self, *, timeout: float = 60) -> str:
         """Read until the client has ended; return all that it has shown."""
         deadline = time.monotonic() + timeout
         while self._read(max(0.0, deadline - time.monotonic())):
