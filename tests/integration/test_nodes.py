@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.harness import check_one_line, rows
+from support.harness import SILENCE, check_one_line, rows
 from support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def test_list_nodes_counts_cores_and_memory(cluster: Cluster) -> None:
     assert busy["node1"]["memory_total_bytes"] > 64 << 20
     assert busy["node1"]["url"] is None
     heartbeat = datetime.fromisoformat(busy["node1"]["last_heartbeat"])
-    assert abs((datetime.now(UTC) - heartbeat).total_seconds()) < 10
+    assert abs((datetime.now(UTC) - heartbeat).total_seconds()) < SILENCE
 
 
 def test_the_topology_is_the_kernels(cluster: Cluster) -> None:
@@ -89,11 +88,11 @@ def test_the_health_of_an_unknown_node_is_not_found(cluster: Cluster) -> None:
     check_one_line(done.stderr, "nosuch")
 
 
-def test_a_stopped_runner_shows_offline_within_a_second_and_a_half(fresh_cluster: Cluster) -> None:
+def test_a_stopped_runner_shows_offline_long_before_its_silence_does(
+    fresh_cluster: Cluster,
+) -> None:
     fresh_cluster.runners["node2"].stop()
-    started = time.monotonic()
-    wait_until(lambda: fresh_cluster.node_status("node2") == "offline", timeout=5)
-    assert time.monotonic() - started < 1.5
+    wait_until(lambda: fresh_cluster.node_status("node2") == "offline", timeout=SILENCE / 2)
     assert fresh_cluster.node_status("node1") == "online"
     reply = fresh_cluster.submit_batch("true", targets=["node1", "node2"])
     assert len(reply["task_ids"]) == 1

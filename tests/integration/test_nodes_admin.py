@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.harness import check_one_line, write_toml
+from support.harness import SILENCE, check_one_line, write_toml
 from support.processes import Daemon, run_hakuriver, wait_until
 from support.restarts import tick
 
@@ -17,19 +17,14 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
-#: A silent node is offline after interval x factor, plus one check at most.
+#: A silent node is offline after interval x factor.
 QUICK = {
     "heartbeat_interval": 0.3,
     "heartbeat_timeout_factor": 3.0,
     "cleanup_check_interval": 0.3,
     "kill_grace": 1.0,
 }
-SILENCE = 0.3 * 3
-CHECK = 0.3
-#: What a busy machine may add before the answer is in our hands.
-SLACK = 0.5
+QUICK_SILENCE = 0.3 * 3
 
 
 @pytest.fixture
@@ -52,7 +47,16 @@ def _forget(cluster: Cluster, name: str) -> int:
 
 
 def _offline(cluster: Cluster, name: str) -> None:
-    wait_until(lambda: cluster.node_status(name) == "offline", what=f"{name} offline")
+    """Wait until a node shows offline, which is long before its silence alone would show it."""
+    wait_until(
+        lambda: cluster.node_status(name) == "offline", timeout=SILENCE / 2, what=f"{name} offline"
+    )
+
+
+def _unheard(cluster: Cluster, name: str) -> float:
+    """Return for how many seconds the host has heard nothing of a node."""
+    heard = datetime.fromisoformat(cluster.node(name)["last_heartbeat"])
+    return (datetime.now(UTC) - heard).total_seconds()
 
 
 # Draining.
@@ -208,19 +212,15 @@ def test_another_machine_may_take_a_forgotten_name(fresh_cluster: Cluster) -> No
 # Silence.
 
 
-def test_a_runner_that_falls_silent_is_offline_after_its_time_and_one_check(quick: Cluster) -> None:
+def test_a_runner_that_falls_silent_is_offline_when_its_time_is_over(quick: Cluster) -> None:
     ticking = tick(quick)
     runner = quick.runners["node1"].pid
     os.kill(runner, signal.SIGSTOP)
-    stopped = time.monotonic()
     try:
         _offline(quick, "node1")
-        silent = time.monotonic() - stopped
-        assert SILENCE - QUICK["heartbeat_interval"] < silent + 0.1
-        assert silent < SILENCE + CHECK + SLACK
-        assert quick.node_status("node2") == "online"
-        lost = quick.wait(ticking.task_id)
-        assert lost["status"] == "lost"
+        assert _unheard(quick, "node1") >= QUICK_SILENCE
+        quick.wait_online("node2")
+        lost = quick.wait(ticking.task_id, "lost")
         assert "the node may still tell" in lost["reason"]
         ticking.go_on(2)
     finally:
@@ -228,25 +228,31 @@ def test_a_runner_that_falls_silent_is_offline_after_its_time_and_one_check(quic
     quick.wait_online("node1")
     quick.wait(ticking.task_id, "running")
     ticking.end()
-    assert quick.wait(ticking.task_id)["status"] == "completed"
+    assert quick.wait(ticking.task_id, "completed")
     ticking.check_whole(quick.text(ticking.task_id).splitlines())
 
 
-def test_a_runner_that_dies_shows_offline_at_once_and_its_tasks_run_on(quick: Cluster) -> None:
+def test_a_runner_that_dies_shows_offline_at_once_and_its_tasks_run_on(cluster: Cluster) -> None:
+    ticking = tick(cluster)
+    cluster.kill("node1")
+    _offline(cluster, "node1")
+    assert cluster.status(ticking.task_id)["status"] == "running"
+    cluster.restart("node1")
+    assert cluster.wait(ticking.task_id, "running")
+    ticking.end()
+    assert cluster.wait(ticking.task_id)["status"] == "completed"
+
+
+def test_only_its_silence_makes_the_tasks_of_a_runner_that_died_lost(quick: Cluster) -> None:
     ticking = tick(quick)
     quick.kill("node1")
-    killed = time.monotonic()
-    _offline(quick, "node1")
-    assert time.monotonic() - killed < 1.5
-    assert quick.status(ticking.task_id)["status"] == "running"
-    # Only the silence, not the broken link, makes it lost.
     quick.wait(ticking.task_id, "lost")
-    assert time.monotonic() - killed > SILENCE - QUICK["heartbeat_interval"] - 0.1
+    assert _unheard(quick, "node1") >= QUICK_SILENCE
     assert quick.node("node1")["cores_in_use"] == 0
     quick.restart("node1")
     assert quick.wait(ticking.task_id, "running")
     ticking.end()
-    assert quick.wait(ticking.task_id)["status"] == "completed"
+    assert quick.wait(ticking.task_id, "completed")
 
 
 # Names.
@@ -283,7 +289,7 @@ def test_a_second_runner_with_a_name_in_use_is_refused_clearly(fresh_cluster: Cl
     cluster = fresh_cluster
     ticking = tick(cluster)
     second = _same_name(cluster, "node1")
-    done = run_hakuriver(*second.argv, env=cluster.env, cwd=cluster.root, timeout=10)
+    done = run_hakuriver(*second.argv, env=cluster.env, cwd=cluster.root)
     assert done.returncode not in {0, -9}
     said = done.stderr.splitlines()[-1]
     for words in ("refuse", "node1", "runner.name"):
@@ -297,7 +303,7 @@ def test_a_second_runner_with_a_name_in_use_is_refused_clearly(fresh_cluster: Cl
 
 def test_a_second_runner_on_one_state_directory_is_refused(cluster: Cluster) -> None:
     runner = cluster.runners["node1"]
-    done = run_hakuriver(*runner.argv, env=cluster.env, cwd=cluster.root, timeout=10)
+    done = run_hakuriver(*runner.argv, env=cluster.env, cwd=cluster.root)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, str(runner.pid))
     assert cluster.run("true")["status"] == "completed"
@@ -316,6 +322,6 @@ def test_a_folder_that_cannot_be_used_stops_the_runner_with_key_and_path(
     path = {"missing": tmp_path / "nowhere", "a file": tmp_path / "file"}.get(kind, "/proc")
     cluster = make_cluster(settings={"paths": {key: str(path)}})
     argv = cluster.runners["node1"].argv
-    done = run_hakuriver(*argv, env=cluster.env, cwd=cluster.root, timeout=10)
+    done = run_hakuriver(*argv, env=cluster.env, cwd=cluster.root)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, key, str(path))
