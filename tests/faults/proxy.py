@@ -54,7 +54,7 @@ class Proxy:
         """Break all connections and end."""
         self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(30)
         self._loop.close()
 
     def cut(self) -> None:
@@ -79,7 +79,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._open.set)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def _each(self, do: Callable[[asyncio.StreamWriter, asyncio.StreamWriter], None]) -> None:
         """Do something to every connection: its end at the runner, and that at the host."""

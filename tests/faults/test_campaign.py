@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NODES = ["node1", "node2"]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(500)
 def test_a_short_campaign_loses_nothing_and_starts_nothing_twice(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     again = f"again with: python tests/faults --seed {seed} --kills 15 --tasks 150"
