@@ -37,7 +37,7 @@ def _dial(cluster: Cluster, name: str, token: str | None, **headers: str) -> Rep
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
     path = f"/api/runner?name={name}"
-    return cluster.http("GET", path, token=token, headers=upgrade, timeout=3)
+    return cluster.http("GET", path, token=token, headers=upgrade)
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
@@ -172,6 +172,6 @@ def test_no_authentication_off_loopback_is_refused(cluster: Cluster) -> None:
             "security": {"auth": "none"},
         },
     )
-    done = run_hakuriver("host", "-c", str(config), env=cluster.env, cwd=cluster.root, timeout=10)
+    done = run_hakuriver("host", "-c", str(config), env=cluster.env, cwd=cluster.root)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, "auth")

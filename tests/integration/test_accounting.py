@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.looks import at_the_gate
 from support.processes import wait_until
 from support.runner_tools import fake_sysfs
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.harness import Cluster
-
-pytestmark = pytest.mark.timeout(60)
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -69,16 +68,20 @@ def _refused(cluster: Cluster, **body: object) -> str:
     return text
 
 
-def test_of_two_tasks_that_need_all_cores_one_runs_and_one_waits(node: Cluster) -> None:
+def test_of_two_tasks_that_need_all_cores_one_runs_and_one_waits(
+    node: Cluster, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
     with node.stream("/api/events") as live:
         next(live)
-        reply = node.submit_batch("sleep", "0.3", targets=["node1", "node1"], cores=2)
+        reply = node.submit_batch(*at_the_gate(gate), targets=["node1", "node1"], cores=2)
         first, second = reply["task_ids"]
         assert node.status(second)["status"] == "pending"
         node.wait(first, "running")
         shown = node.node("node1")
         assert (shown["total_cores"], shown["cores_in_use"], shown["available_cores"]) == (2, 2, 0)
         assert shown["cpus_in_use"] == [0, 1]
+        gate.touch()
         for _, event in live:
             if "node" in event:
                 _check_sums(event["node"])

@@ -4,8 +4,6 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from hakuriver import Client
 from hakuriver.errors import NotFound
 from support.processes import alive
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from support.harness import Cluster
-
-pytestmark = pytest.mark.timeout(60)
 
 #: What a task object says of a task, and not of its way through one database.
 OF_THE_DATABASE = {"rev", "reason", "queue_position"}
@@ -138,8 +134,8 @@ def test_a_future_is_told_the_end_of_an_adopted_task(fresh_cluster: Cluster) -> 
         ticking.end()
         # The new host may have been asked before the node told it of the task.
         with suppress(NotFound):
-            assert task.result(timeout=15).exit_code == 0
-        assert client.task(ticking.task_id).result(timeout=15).exit_code == 0
+            assert task.result(timeout=60).exit_code == 0
+        assert client.task(ticking.task_id).result(timeout=60).exit_code == 0
     finally:
         client.close()
 
@@ -194,7 +190,7 @@ def test_the_runner_of_another_cluster_is_refused_with_the_mend(
     first.start_runner("node1")
     runner = first.runners["node1"]
     assert runner.process is not None
-    assert runner.process.wait(10) not in {0, -9}
+    assert runner.process.wait(60) not in {0, -9}
     runner.process = None
     for word in ("cluster", "paths.state_dir"):
         assert word in runner.text().splitlines()[-1]

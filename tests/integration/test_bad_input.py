@@ -227,7 +227,7 @@ def test_a_client_may_not_ask_in_a_runners_name(cluster: Cluster, name: str) -> 
     ids=["version", "negative", "promise", "chunks", "path", "TLS", "headers"],
 )
 def test_what_is_no_http_ends_that_connection_alone(cluster: Cluster, head: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", cluster.port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", cluster.port), timeout=60) as raw:
         raw.sendall(head)
         raw.shutdown(socket.SHUT_WR)
         try:

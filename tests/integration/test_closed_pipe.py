@@ -44,7 +44,7 @@ def run_unread(
             stdin=subprocess.DEVNULL,
             stdout=writer,
             stderr=writer if stderr else subprocess.PIPE,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     finally:
@@ -119,7 +119,7 @@ def test_a_reader_that_has_enough(cluster: Cluster, more: dict[str, str]) -> Non
         assert process.stdout.readline() == b"1\n"
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=30) == READER_GONE
+        assert process.wait(timeout=60) == READER_GONE
 
 
 def test_a_failure_that_nobody_reads(cluster: Cluster) -> None:
@@ -140,7 +140,7 @@ def run_to(cluster: Cluster, to: str, *args: str) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     return done.returncode, done.stderr

@@ -120,7 +120,7 @@ def test_a_reader_that_has_seen_enough_is_no_trouble(cluster: Cluster) -> None:
             stdin=subprocess.DEVNULL,
             stdout=write,
             stderr=subprocess.PIPE,
-            timeout=20,
+            timeout=60,
             check=False,
         )
         os.close(write)

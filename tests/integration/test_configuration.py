@@ -111,5 +111,5 @@ def test_daemons_end_soon_after_sigterm(fresh_cluster: Cluster) -> None:
     fresh_cluster.run("true")
     with fresh_cluster.raw("/api/events"):
         for daemon in (*fresh_cluster.runners.values(), fresh_cluster.host):
-            daemon.stop(timeout=3)
+            daemon.stop()
     check_no_leftovers(fresh_cluster.root)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hakuriver.host.listening import PATIENCE
 from support.processes import resident_bytes, wait_until
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _many_files() -> Iterator[None]:
 
 
 def _connect(cluster: Cluster, said: bytes, crowd: ExitStack) -> socket.socket:
-    connection = crowd.enter_context(socket.create_connection(("127.0.0.1", cluster.port), 10))
+    connection = crowd.enter_context(socket.create_connection(("127.0.0.1", cluster.port), 60))
     if said:
         connection.sendall(said)
     return connection
@@ -44,7 +45,7 @@ def test_a_crowd_of_silent_connections_keeps_nobody_out(cluster: Cluster, said: 
         connections = [_connect(cluster, said, crowd) for _ in range(_CROWD)]
         begin = time.monotonic()
         assert cluster.run("echo", "through the crowd")["status"] == "completed"
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < PATIENCE / 2, "it waited until they were given up"
         # A runner that comes now finds its way in as well.
         cluster.kill("node2")
         cluster.restart("node2")
@@ -82,7 +83,7 @@ def test_followers_that_do_not_read_cost_little_memory(fresh_cluster: Cluster) -
                 for _ in range(200)
             ]
             cluster.post("/api/submit-many", {"submissions": requests}, status=200)
-        wait_until(lambda: not cluster.unfinished(), timeout=40, what="all ended", interval=0.2)
+        wait_until(lambda: not cluster.unfinished(), timeout=120, what="all ended", interval=0.2)
         # A thousand tasks with four changes each are some 4 MB for each follower.
         assert resident_bytes(cluster.host.pid) < before + 150 * MIB
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 FIRST_ID = 1 << 50
 
 
@@ -102,7 +100,7 @@ def _version(path: Path) -> int:
 
 def _run_host(cluster: Cluster) -> subprocess.CompletedProcess[str]:
     argv = cluster.host.argv
-    return run_hakuriver(*argv, env=cluster.env, cwd=cluster.root, timeout=10)
+    return run_hakuriver(*argv, env=cluster.env, cwd=cluster.root)
 
 
 def test_a_missing_database_is_made_with_its_folders(make_cluster: Callable[..., Cluster]) -> None:

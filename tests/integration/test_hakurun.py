@@ -192,7 +192,7 @@ def test_an_interrupt_ends_all_and_says_how_to_go_on(tmp_path: Path, env: dict[s
     files = [tmp_path / "1.pid", tmp_path / "2.pid"]
     wait_until(lambda: all(file.exists() and file.read_text().strip() for file in files))
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    said = process.communicate(timeout=60)[1].splitlines()[-1]
     assert process.returncode == 130
     assert not any(alive(int(file.read_text())) for file in files)
     assert "3 are to be run" in said
@@ -247,12 +247,13 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path: Path, env: dict[
                 process.poll() is not None  # type: ignore[misc]
                 or (journal.exists() and journal.read_bytes().count(b'"exit_code":0,') >= goal)
             ),
+            timeout=60,
             interval=0.001,
         )
         if turn < 7:
             kills += process.poll() is None
             process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         repeated = set(ran.read_text().split()[ran_before:]) if ran.exists() else set()
         ended = [json.loads(line)["e"] + 1 for line in _whole(journal)[1 : done_before + 1]]
         assert not repeated & set(map(str, ended))

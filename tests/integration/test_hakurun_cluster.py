@@ -10,8 +10,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hakuriver.client.aio import AsyncClient
 from hakuriver.sweep.cluster.killing import kill_sweep
 from hakuriver.sweep.cluster.options import ClusterOptions
@@ -25,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import pytest
+
     from hakuriver.client.handles import AsyncBatch
     from hakuriver.model.submission import SubmitRequest
     from support.harness import Cluster
-
-pytestmark = pytest.mark.timeout(90)
 
 
 #: Runs hakurun up to the moment when the host has its tasks and the journal no id of them.
@@ -134,7 +132,7 @@ def test_after_the_client_was_gone_nothing_runs_twice(cluster: Cluster, tmp_path
         )
         wait_until(lambda mark=mark: mark in text(), interval=0.0005)  # type: ignore[misc]
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     wait_until(lambda: ran.exists() and len(ran.read_text().split()) >= 2)
     (tmp_path / "go").touch()
     done = hakurun(cluster, tmp_path, "--resume", "-c", str(cluster.config))
@@ -162,10 +160,12 @@ def test_an_interrupt_leaves_the_tasks_and_failures_end_them(
     assert process.stderr is not None
     wait_until(lambda: "failed" in process.stderr.readline())  # type: ignore[union-attr]
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    said = process.communicate(timeout=60)[1].splitlines()[-1]
     assert process.returncode == 130
     assert "submitted go on" in said
-    assert "running" in {task["status"] for task in tasks_of(cluster, sweep_id_in(tmp_path))}
+    wait_until(
+        lambda: "running" in {one["status"] for one in tasks_of(cluster, sweep_id_in(tmp_path))}
+    )
     again = [*shlex.split(said.split("`")[1])[1:], "-c", str(cluster.config), "--fail-fast"]
     done = hakurun(cluster, tmp_path, *again, check=1)
     assert "stopped after too many failures" in done.stderr
@@ -190,7 +190,7 @@ def test_what_an_interrupt_left_is_killed_by_one_command(cluster: Cluster, tmp_p
     refused = hakurun(cluster, tmp_path, "kill", *config, "nightly", check=1)
     assert "sweep nightly is being run" in refused.stderr
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=20)[1].splitlines()[-1]
+    said = process.communicate(timeout=60)[1].splitlines()[-1]
     unended = {"pending", "assigning", "running"}
 
     def statuses() -> list[object]:
@@ -227,9 +227,9 @@ def test_what_is_being_submitted_at_the_stop_is_not_left_in_doubt(
     sweep = Sweep(["sleep", "span:{1001..1002}"], journal=journal, cluster=options)
     running = threading.Thread(target=lambda: list(sweep.events()))
     running.start()
-    assert taken.wait(20)
+    assert taken.wait(60)
     sweep.cancel()
-    running.join(20)
+    running.join(60)
     there = {str(task["task_id"]) for task in tasks_of(cluster, sweep.header.sweep_id)}
     assert len(there) == 2
     assert {one.task_id for one in read_attempts(journal).open.values()} == there

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from support.processes import wait_until
+from support.restarts import tick
 
 if TYPE_CHECKING:
     from support.harness import Cluster
@@ -15,7 +14,6 @@ def _tasks(cluster: Cluster) -> list[tuple[str, str, int]]:
     return [(task["task_id"], task["status"], task["exit_code"]) for task in tasks]
 
 
-@pytest.mark.timeout(60)
 def test_a_host_restarted_at_rest_knows_its_tasks_and_nodes(fresh_cluster: Cluster) -> None:
     cluster = fresh_cluster
     first = cluster.run("echo", "kept")["task_id"]
@@ -35,7 +33,6 @@ def test_a_host_restarted_at_rest_knows_its_tasks_and_nodes(fresh_cluster: Clust
     assert [nodes[name]["cores_in_use"] for name in cluster.nodes] == [0, 0]
 
 
-@pytest.mark.timeout(60)
 def test_a_runner_restarted_at_rest_is_the_same_node(fresh_cluster: Cluster) -> None:
     cluster = fresh_cluster
     task_id = cluster.run("echo", "kept")["task_id"]
@@ -48,18 +45,15 @@ def test_a_runner_restarted_at_rest_is_the_same_node(fresh_cluster: Cluster) -> 
     assert cluster.run("true")["status"] == "completed"
 
 
-@pytest.mark.timeout(60)
 def test_a_running_task_outlives_its_host_and_its_runner(fresh_cluster: Cluster) -> None:
     cluster = fresh_cluster
-    script = "import sys, time; time.sleep(2.5); print('whole'); sys.exit(5)"
-    ids = [cluster.script(script, target=node) for node in cluster.nodes]
-    for task_id in ids:
-        cluster.wait(task_id, "running")
+    tickings = [tick(cluster, target=node, code=5) for node in cluster.nodes]
     cluster.host.stop()
     cluster.runners["node1"].stop()
     cluster.start_host()
     cluster.start_runner("node1")
-    for task_id in ids:
-        task = cluster.wait(task_id)
+    for ticking in tickings:
+        ticking.end()
+        task = cluster.wait(ticking.task_id)
         assert (task["status"], task["exit_code"]) == ("failed", 5)
-        assert cluster.output(task_id) == b"whole\n"
+        ticking.check_whole(cluster.text(ticking.task_id).splitlines())

@@ -4,15 +4,11 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from hakuriver import Client
 from hakuriver.client.building import command_request
 
 if TYPE_CHECKING:
     from support.harness import Cluster
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def _body(**more: object) -> dict[str, object]:
@@ -117,18 +113,18 @@ def test_two_submissions_of_the_client_with_one_key_are_one_task(fresh_cluster: 
     cluster = fresh_cluster
     client = Client(f"http://127.0.0.1:{cluster.port}", token=cluster.token)
     try:
-        client.run(["true"], target="node2").result(timeout=10)
+        client.run(["true"], target="node2").result(timeout=60)
         key = secrets.token_hex(8)
         first = client.run(["true"], target="node2", idempotency_key=key)
-        assert first.result(timeout=10).exit_code == 0
+        assert first.result(timeout=60).exit_code == 0
         # Its end was told before the second was asked for.
         again = client.run(["true"], target="node2", idempotency_key=key)
         assert again.task_id == first.task_id
-        assert again.result(timeout=10).exit_code == 0
+        assert again.result(timeout=60).exit_code == 0
         (many,) = client.submit_many(
             [command_request(["true"], target="node2", idempotency_key=key)]
         )
         assert many[0].task_id == first.task_id
-        assert many[0].result(timeout=10).exit_code == 0
+        assert many[0].result(timeout=60).exit_code == 0
     finally:
         client.close()

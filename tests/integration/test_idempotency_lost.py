@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 
 class Relay:
     """Stands between client and host; it loses the answers to the first submissions.
@@ -69,7 +67,7 @@ class Relay:
     def close(self) -> None:
         _close(self._server, *self._open)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -96,7 +94,7 @@ def test_a_submission_whose_answer_is_lost_is_sent_again_and_is_one_task(
         client = Client(f"http://127.0.0.1:{relay.port}", token=cluster.token)
         try:
             task = client.run(["true"], target="node1", name="answer lost")
-            assert task.result(timeout=10).exit_code == 0
+            assert task.result(timeout=60).exit_code == 0
         finally:
             client.close()
         assert relay.lost == 2

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def _line(cluster: Cluster, name: str) -> list[str]:
     """Return the words of the line that the head prints for a new node."""
@@ -68,7 +66,7 @@ def head(make_cluster: Callable[..., Cluster]) -> Cluster:
 def _try(cluster: Cluster, name: str, words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a line that must be refused; nothing may be left of it."""
     env = clean_environment(cluster.root / name / "home")
-    done = run_hakuriver("runner", *words[1:], env=env, cwd=cluster.root, timeout=15)
+    done = run_hakuriver("runner", *words[1:], env=env, cwd=cluster.root)
     assert done.returncode not in {0, -9}
     assert not _config_file(cluster, name).exists()
     assert cluster.node(name) is None
@@ -188,7 +186,7 @@ def test_another_configuration_is_not_overwritten(head: Cluster) -> None:
     path.parent.mkdir(parents=True)
     path.write_text('[runner]\nname = "mine"\n', "utf-8")
     env = clean_environment(head.root / "n3" / "home")
-    done = run_hakuriver("runner", *_line(head, "n3")[1:], env=env, cwd=head.root, timeout=15)
+    done = run_hakuriver("runner", *_line(head, "n3")[1:], env=env, cwd=head.root)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, str(path))
     assert path.read_text("utf-8") == '[runner]\nname = "mine"\n'

@@ -76,7 +76,7 @@ def test_the_largest_body_is_left_to_the_handlers(cluster: Cluster, way: str) ->
 def answer_to(cluster: Cluster, *sent: str) -> tuple[str, dict[str, str], bytes]:
     """Send the head of a request and nothing more; return status line, headers and the rest."""
     head = "\r\n".join([*sent, "Host: localhost", "", ""])
-    with socket.create_connection(("127.0.0.1", cluster.port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", cluster.port), timeout=60) as raw:
         raw.sendall(head.encode())
         with raw.makefile("rb") as answer:
             line = answer.readline().decode()
@@ -104,7 +104,7 @@ def test_who_asks_before_he_sends_is_not_told_to_go_on(cluster: Cluster) -> None
         f"POST /api/submit HTTP/1.1\r\nContent-Length: {MAX_BODY + 1}\r\n"
         "Host: localhost\r\nExpect: 100-continue\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", cluster.port), timeout=5) as raw:
+    with socket.create_connection(("127.0.0.1", cluster.port), timeout=60) as raw:
         raw.sendall(head.encode())
         with raw.makefile("rb") as answer:
             whole = answer.read()

@@ -29,7 +29,7 @@ def test_a_process_with_a_trace_of_the_folder_is_found_and_ended(
         assert process.pid in processes_of(tmp_path)
         with pytest.raises(AssertionError, match="left behind"):
             check_no_leftovers(tmp_path, timeout=0.1)
-        process.wait(5)
+        process.wait(60)
         assert not alive(process.pid)
     finally:
         process.kill()

@@ -3,16 +3,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from support.harness import ids_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from support.harness import Cluster
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def _hold(cluster: Cluster, target: str = "node1") -> str:

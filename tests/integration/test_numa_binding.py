@@ -200,6 +200,6 @@ def test_a_numactl_that_is_no_program_stops_the_runner_by_key_and_path(
         },
     )
     env = clean_environment(tmp_path / "home")
-    done = run_hakuriver("runner", "-c", str(config), env=env, cwd=tmp_path, timeout=10)
+    done = run_hakuriver("runner", "-c", str(config), env=env, cwd=tmp_path)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, "numactl_path", str(program))

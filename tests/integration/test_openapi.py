@@ -125,7 +125,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     print(*(f"\n{count:6} {what}" for what, count in sorted(SEEN.items())))  # noqa: T201
 
 
-@pytest.mark.timeout(60 + 4 * EXAMPLES)
+@pytest.mark.timeout(180 + 10 * EXAMPLES)
 @pytest.mark.parametrize(("label", "mode"), PAIRS)
 def test_every_request_is_answered_as_the_document_says(
     api: Api, label: str, mode: GenerationMode
@@ -149,7 +149,6 @@ def test_every_request_is_answered_as_the_document_says(
     assert api.cluster.http("GET", "/healthz", token=None).status == 200
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("label", LABELS)
 def test_the_edges_of_every_limit_are_answered_as_the_document_says(api: Api, label: str) -> None:
     operation = api.operations[label]

@@ -10,7 +10,14 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-SPAN = "import time; print(time.time(), flush=True); time.sleep(0.2); print(time.time())"
+#: Tells when it began and when it ended, which is not before there is the file of its argument.
+SPAN = """
+import os, sys, time
+print(time.time(), flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+print(time.time())
+"""
 
 
 def _node(cluster: Cluster, name: str = "node1") -> Any:
@@ -18,12 +25,15 @@ def _node(cluster: Cluster, name: str = "node1") -> Any:
     return node
 
 
-def test_two_tasks_for_one_cpu_run_one_after_the_other(cluster: Cluster) -> None:
+def test_two_tasks_for_one_cpu_run_one_after_the_other(cluster: Cluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     with cluster.stream("/api/events") as live:
         assert "rev" in next(live)[1]
-        reply = cluster.submit_batch(sys.executable, "-c", SPAN, targets=["node1", "node1"])
+        command = (sys.executable, "-c", SPAN, str(gate))
+        reply = cluster.submit_batch(*command, targets=["node1", "node1"])
         ids = reply["task_ids"]
         waiting = cluster.status(ids[1])
+        gate.touch()
         ended: set[str] = set()
         for _, event in live:
             node = event.get("node")
@@ -92,6 +102,6 @@ def test_many_tasks_are_counted_once_each(cluster: Cluster) -> None:
             assert 0 <= node["available_cores"] <= node["total_cores"]
         return not cluster.unfinished()
 
-    wait_until(ended, timeout=20)
+    wait_until(ended, timeout=60)
     assert {cluster.status(task_id)["status"] for task_id in ids} == {"completed"}
     assert [_node(cluster, name)["cores_in_use"] for name in cluster.nodes] == [0, 0]

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 MIB = 1 << 20
 
 

@@ -11,8 +11,6 @@ from support.harness import ids_in
 if TYPE_CHECKING:
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def _rerun(cluster: Cluster, task_id: str, body: object = None) -> Any:
     reply = cluster.post(f"/api/rerun/{task_id}", body)

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from support.harness import Cluster
     from support.restarts import Ticking
 
-pytestmark = pytest.mark.timeout(60)
-
 #: Lines that the task goes on writing while nobody serves it: 50 a second at most.
 OUTAGE = 20
 LONG_OUTAGE = 150
+SILENCE = "does not answer"
 
 
 @pytest.fixture
@@ -59,12 +58,12 @@ class Output:
 
     def more(self, count: int = 5) -> None:
         wanted = len(self.numbered()) + count
-        wait_until(lambda: len(self.numbered()) >= wanted, timeout=15, what="more lines shown")
+        wait_until(lambda: len(self.numbered()) >= wanted, timeout=60, what="more lines shown")
 
     def end(self) -> int:
         for reading in self._reading:
-            reading.result(20)
-        return self.process.wait(20)
+            reading.result(60)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -79,8 +78,7 @@ def _submit_and_follow(
     gate = new_gate(cluster)
     command = ticker_command(gate, code)
     shown = Output(cluster.start_client("--target", "node1", *options, "--", *command), pool)
-    wait_until(cluster.unfinished, what="the task")
-    (task,) = cluster.unfinished()
+    (task,) = wait_until(cluster.unfinished, what="the task")
     cluster.wait(task["task_id"], "running")
     return shown, ticking(cluster, task["task_id"], gate)
 
@@ -92,6 +90,7 @@ def test_wait_and_follow_outlive_a_host_that_is_away_for_seconds(
     shown.more()
     cluster.kill("host")
     ticker.go_on(LONG_OUTAGE)
+    wait_until(lambda: any(SILENCE in line for line in shown.errors), what="its word on that")
     seen = len(shown.numbered())
     cluster.restart("host")
     shown.more()
@@ -99,7 +98,7 @@ def test_wait_and_follow_outlive_a_host_that_is_away_for_seconds(
     assert shown.end() == 7
     ticker.check_whole(shown.numbered())
     assert len(ticker.lines()) >= seen + LONG_OUTAGE
-    (said,) = [line for line in shown.errors if "does not answer" in line]
+    (said,) = [line for line in shown.errors if SILENCE in line]
     assert str(cluster.port) in said
 
 
@@ -209,8 +208,8 @@ def test_a_future_and_a_followed_log_outlive_host_and_runner(
     assert not task.done()
     ticker.end()
     with pytest.raises(TaskFailed, match="6"):
-        task.result(timeout=15)
-    following.result(15)
+        task.result(timeout=60)
+    following.result(60)
     ticker.check_whole(seen)
 
 
@@ -228,11 +227,11 @@ def test_futures_of_tasks_that_end_while_the_host_is_away_are_told(
     for ticker in tickers:
         ticker.end()
     cluster.restart("host")
-    assert tasks[0].result(timeout=15).exit_code == 0
+    assert tasks[0].result(timeout=60).exit_code == 0
     with pytest.raises(TaskFailed, match="1"):
-        tasks[1].result(timeout=15)
+        tasks[1].result(timeout=60)
     with pytest.raises(TaskFailed, match="9"):
-        late.result(timeout=15)
+        late.result(timeout=60)
 
 
 def _running(cluster: Cluster, task: Task, gate: Path) -> Ticking:

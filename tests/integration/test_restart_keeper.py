@@ -5,8 +5,6 @@ import shutil
 import signal
 from typing import TYPE_CHECKING
 
-import pytest
-
 from support.processes import alive, proc_bytes, wait_until
 from support.restarts import keeper_pid, parent_of, tick
 
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
     from support.restarts import Ticking
-
-pytestmark = pytest.mark.timeout(60)
 
 #: A task with children that have left its session and its process group.
 FAMILY = """

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.harness import Cluster, check_one_line, ids_in
-from support.looks import first_line
-from support.processes import wait_until
+from support.looks import at_the_gate, first_line
+from support.processes import alive, wait_until
 from support.streams import open_stream, wish
 
 if TYPE_CHECKING:
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
 
 #: In days; 0.9 seconds.
 SOON = 0.00001
-SCRIPT = "import os; open('own-file', 'w').write('x'); print(os.getcwd())"
+SCRIPT = "import os; open('own-file', 'w').write('x'); print(os.getcwd(), flush=True)\n"
+#: Lets a task go on until there is the file of its argument: what has ended may soon be gone.
+GATED = f"{SCRIPT}import sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
 
 
 Keeping = Callable[..., Cluster]
@@ -71,6 +72,17 @@ def _wait_gone(cluster: Cluster, task_id: str) -> None:
     wait_until(lambda: not _files(cluster, task_id), what=f"files of {task_id} gone", interval=0.1)
 
 
+def _has_gone(cluster: Cluster, task_id: str) -> bool:
+    return cluster.http("GET", f"/api/status/{task_id}").status == 404
+
+
+def _come_and_gone(cluster: Cluster, **more: Any) -> str:
+    """Run a task to its end and wait until its row is removed; return its id."""
+    task_id = cluster.submit("true", **more)
+    wait_until(lambda: _has_gone(cluster, task_id), what="row gone")
+    return task_id
+
+
 def _ended(cluster: Cluster, **more: Any) -> Any:
     """Run a script that leaves a file in its own folder; check that all of it is there."""
     task = cluster.wait(cluster.script(SCRIPT, **more))
@@ -79,14 +91,15 @@ def _ended(cluster: Cluster, **more: Any) -> Any:
 
 
 def test_logs_scripts_and_own_folders_go_when_their_time_is_over(
-    keeping: Keeping,
+    keeping: Keeping, tmp_path: Path
 ) -> None:
     cluster = keeping(keep_logs_days=SOON)
-    before = cluster.run("sleep", "0.1")  # so that the runner is warm and the next task is quick
-    task_id = cluster.script(SCRIPT + "; import time; time.sleep(1)")
+    before = cluster.run("true")
+    task_id = cluster.script(GATED, arguments=[str(tmp_path / "gate")])
     folder = Path(first_line(cluster, task_id))
     assert (folder / "own-file").exists()
     assert len(_files(cluster, task_id)) >= 4, "stdout, stderr, script and folder"
+    (tmp_path / "gate").touch()
     cluster.wait(task_id, "completed")
     _wait_gone(cluster, task_id)
     _wait_gone(cluster, before["task_id"])
@@ -109,7 +122,7 @@ def test_a_log_that_was_removed_is_told_as_such_and_never_a_fault(
             if reply.status != 200:
                 assert task_id in reply.json()["detail"]
                 assert "keep_logs_days" in reply.json()["detail"]
-        reply = cluster.http("GET", f"/api/task/{task_id}/{stream}?follow=1&offset=0", timeout=5)
+        reply = cluster.http("GET", f"/api/task/{task_id}/{stream}?follow=1&offset=0")
         assert reply.status in {200, 404, 410}
     with open_stream(cluster, logs=[wish(task_id)]) as feed:
         feed.read_until(lambda feed: feed.ends or feed.errors)
@@ -122,16 +135,11 @@ def test_a_log_that_was_removed_is_told_as_such_and_never_a_fault(
 
 def test_the_logs_of_a_task_that_runs_stay_however_old(keeping: Keeping) -> None:
     cluster = keeping(keep_logs_days=SOON, keep_tasks_days=SOON)
-    living = cluster.script(
-        f"{SCRIPT}\nimport sys, time\nsys.stdout.flush()\ntime.sleep(60)", cores=0
-    )
+    living = cluster.script(GATED, arguments=["/no/such/file"], cores=0)
     folder = Path(first_line(cluster, living))
     waiting = [cluster.submit("sleep", "60"), cluster.submit("echo", "later")]
-    ended = cluster.run("true", target="node2")["task_id"]
-    wait_until(lambda: cluster.http("GET", f"/api/status/{ended}").status == 404, what="row gone")
-    _wait_gone(cluster, ended)
-    later = cluster.run("true", target="node2")["task_id"]
-    _wait_gone(cluster, later)
+    for _ in range(2):
+        _wait_gone(cluster, _come_and_gone(cluster, target="node2"))
     assert cluster.status(living)["status"] == "running"
     assert first_line(cluster, living) == str(folder)
     assert (folder / "own-file").exists()
@@ -140,13 +148,9 @@ def test_the_logs_of_a_task_that_runs_stay_however_old(keeping: Keeping) -> None
 
 def test_tasks_go_when_their_time_is_over(keeping: Keeping) -> None:
     cluster = keeping(keep_tasks_days=SOON)
-    task = cluster.run("true", name="old", env_vars={"A": "b"})
-    task_id = task["task_id"]
-
-    def gone() -> bool:
-        return cluster.http("GET", f"/api/status/{task_id}").status == 404
-
-    wait_until(gone, what="the row of the ended task removed")
+    task = cluster.submit_batch("true", targets=["node1"], name="old", env_vars={"A": "b"})
+    (task_id,) = task["task_ids"]
+    wait_until(lambda: _has_gone(cluster, task_id), what="the row of the ended task removed")
     assert cluster.get("/api/tasks?name=old")["tasks"] == []
     assert cluster.get(f"/api/tasks?batch={task['batch_id']}")["tasks"] == []
     for path in (f"kill/{task_id}", f"rerun/{task_id}", f"kill-batch/{task['batch_id']}"):
@@ -155,8 +159,7 @@ def test_tasks_go_when_their_time_is_over(keeping: Keeping) -> None:
     assert cluster.run_client("--status", task_id).returncode not in {0, 2}
     # Nobody could reach the logs of a task that nobody knows.
     _wait_gone(cluster, task_id)
-    newer = cluster.run("true")
-    assert int(newer["task_id"]) > int(task_id)
+    assert int(cluster.submit("true")) > int(task_id)
 
 
 def test_nothing_is_removed_where_nothing_shall_be(keeping: Keeping) -> None:
@@ -173,13 +176,13 @@ def test_nothing_is_removed_where_nothing_shall_be(keeping: Keeping) -> None:
     assert len(_files(keeps_all, kept["task_id"])) >= 4
 
 
-def test_files_on_a_node_that_was_away_go_when_it_is_back(
-    keeping: Keeping,
-) -> None:
+def test_files_on_a_node_that_was_away_go_when_it_is_back(keeping: Keeping, tmp_path: Path) -> None:
     cluster = keeping(keep_logs_days=SOON)
-    task_id = cluster.submit("sh", "-c", "echo before; sleep 1", target="node2")
+    gate = tmp_path / "gate"
+    task_id = cluster.submit(*at_the_gate(gate, "echo before"), target="node2")
     first_line(cluster, task_id)
     cluster.kill("node2")
+    gate.touch()
     kept = _files(cluster, task_id)
     sentinel = cluster.run("true")["task_id"]
     _wait_gone(cluster, sentinel)
@@ -191,15 +194,20 @@ def test_files_on_a_node_that_was_away_go_when_it_is_back(
 
 
 def test_what_ended_while_the_host_was_away_is_removed_after_its_return(
-    keeping: Keeping,
+    keeping: Keeping, tmp_path: Path
 ) -> None:
     cluster = keeping(keep_logs_days=SOON, keep_tasks_days=SOON)
-    task_id = cluster.script(SCRIPT + "; import time; time.sleep(1)")
+    task_id = cluster.script(f"{GATED}print(os.getpid())\n", arguments=[str(tmp_path / "gate")])
     folder = Path(first_line(cluster, task_id))
+    log = Path(cluster.status(task_id)["stdout_path"])
     cluster.host.stop()
+    (tmp_path / "gate").touch()
+    wait_until(lambda: log.read_text("utf-8").count("\n") == 2, what="its last line")
+    pid = int(log.read_text("utf-8").split()[-1])
+    wait_until(lambda: not alive(pid), what="its end")
     assert folder.exists()
     cluster.start_host()
-    wait_until(lambda: cluster.http("GET", f"/api/status/{task_id}").status == 404, what="row gone")
+    wait_until(lambda: _has_gone(cluster, task_id), what="row gone")
     _wait_gone(cluster, task_id)
 
 
@@ -266,9 +274,11 @@ os.chmod(".", 0o500)
 def test_many_old_tasks_go_and_new_ones_run_meanwhile(keeping: Keeping) -> None:
     cluster = keeping(keep_logs_days=SOON, keep_tasks_days=SOON)
     reply = cluster.submit_batch("true", targets=["node1", "node2"] * 100)
-    wait_until(lambda: not cluster.unfinished(), timeout=20, what="200 tasks ended")
-    task_id = cluster.submit(sys.executable, "-c", "print('meanwhile'); import time; time.sleep(1)")
-    cluster.wait(task_id, "completed")
+    wait_until(lambda: not cluster.unfinished(), timeout=60, what="200 tasks ended")
+    with open_stream(cluster) as feed:
+        feed.read_line()
+        task_id = cluster.submit("true")
+        feed.read_until(lambda feed: "completed" in feed.states_of(task_id))
     wait_until(
         lambda: cluster.get(f"/api/tasks?batch={reply['batch_id']}")["tasks"] == [],
         what="200 rows removed",
@@ -288,7 +298,7 @@ def test_a_live_view_is_not_disturbed_when_tasks_go(keeping: Keeping) -> None:
         revision = feed.events[0]["rev"]
         task_id = cluster.submit("true")
         feed.read_until(lambda feed: "completed" in feed.states_of(task_id))
-        wait_until(lambda: cluster.http("GET", f"/api/status/{task_id}").status == 404)
+        wait_until(lambda: _has_gone(cluster, task_id))
         later = cluster.submit("true")
         feed.read_until(lambda feed: "completed" in feed.states_of(later))
     with open_stream(cluster, after=revision) as feed:

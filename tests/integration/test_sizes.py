@@ -50,7 +50,7 @@ QUERIES = {
     "by a busy node and owner and a state that none is in": "node=busy&owner=busy&state=lost",
     "a long page": "limit=1000&node=node7",
 }
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Large:
@@ -91,7 +91,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        wait_until(cluster.is_healthy, timeout=20, what="the host of a million tasks")
+        wait_until(cluster.is_healthy, timeout=120, what="the host of a million tasks")
         yield Large(cluster, trace)
     finally:
         cluster.stop()

@@ -9,8 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def _one(*command: str, **more: object) -> dict[str, object]:
     return {"command": command[0], "arguments": command[1:], "targets": ["node1"], **more}

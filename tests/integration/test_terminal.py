@@ -35,7 +35,7 @@ def _on_terminal(cluster: Cluster, *args: str, **variables: str) -> str:
         with suppress(OSError):
             while block := os.read(master, 65536):
                 shown += block
-        assert process.wait(10) == 0, shown
+        assert process.wait(60) == 0, shown
         return shown.decode().replace("\r\n", "\n")
     finally:
         os.close(master)

@@ -11,6 +11,7 @@ import pytest
 from hakuriver import Client
 from hakuriver.config import load_config
 from hakuriver.errors import HostUnreachable, TaskKilled
+from hakuriver.host.listening import PATIENCE
 from hakuriver.model.auth import runner_token
 from support.certificates import Files, make_files
 from support.harness import Cluster, check_one_line, started, write_toml
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def listing(
     env |= {"HAKURIVER_URL": url, "HAKURIVER_TOKEN": token or cluster.token}
     if ca is not None:
         env["HAKURIVER_NETWORK_TLS_CA"] = str(ca)
-    return run_hakuriver("client", "--list-nodes", env=env, cwd=cluster.root, timeout=15)
+    return run_hakuriver("client", "--list-nodes", env=env, cwd=cluster.root)
 
 
 def test_tasks_run_are_followed_and_killed(secure: Cluster, client: Client) -> None:
@@ -70,7 +69,7 @@ def test_tasks_run_are_followed_and_killed(secure: Cluster, client: Client) -> N
     assert len(first) == 5
     followed.kill()
     with pytest.raises(TaskKilled):
-        followed.result(timeout=15)
+        followed.result(timeout=60)
     done = secure.run_client("--follow", "--target", "node1", "--", "echo", "by TLS", check=0)
     assert "by TLS" in done.stdout
 
@@ -84,7 +83,7 @@ def test_a_followed_log_outlives_the_host(secure: Cluster) -> None:
     secure.restart("host")
     secure.wait_online("node1")
     ticking.end()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     ticking.check_whole(out.decode().splitlines())
     assert secure.wait(ticking.task_id)["exit_code"] == 3
 
@@ -119,7 +118,7 @@ def test_a_file_with_nothing_but_the_authority_serves_clients(
 
 def test_doctor_asks_by_tls(secure: Cluster) -> None:
     args = ("doctor", "-c", str(secure.config))
-    done = run_hakuriver(*args, env=secure.env, cwd=secure.root, timeout=40)
+    done = run_hakuriver(*args, env=secure.env, cwd=secure.root)
     assert f"https://127.0.0.1:{secure.port} answers" in done.stdout
 
 
@@ -155,12 +154,12 @@ def test_plain_http_at_a_tls_port_is_told_what_to_do(secure: Cluster, files: Fil
     done = listing(secure, f"http://127.0.0.1:{secure.port}", ca=files.ca)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, "https://")
-    with socket.create_connection(("127.0.0.1", secure.port), timeout=5) as peer:
+    with socket.create_connection(("127.0.0.1", secure.port), timeout=30) as peer:
         peer.sendall(b"POST /api/submit HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}")
         answer = peer.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"https://" in answer
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 def test_tls_at_a_plain_port_is_told_what_to_do(cluster: Cluster, files: Files) -> None:
@@ -168,7 +167,7 @@ def test_tls_at_a_plain_port_is_told_what_to_do(cluster: Cluster, files: Files) 
     done = listing(cluster, f"https://127.0.0.1:{cluster.port}", ca=files.ca)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, "speaks plain HTTP", "http://")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 def test_nothing_older_than_tls_1_2_is_spoken(secure: Cluster) -> None:
@@ -181,7 +180,7 @@ def test_nothing_older_than_tls_1_2_is_spoken(secure: Cluster) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("127.0.0.1", secure.port), timeout=5) as peer,
+        socket.create_connection(("127.0.0.1", secure.port), timeout=30) as peer,
         pytest.raises(ssl.SSLError),
     ):
         context.wrap_socket(peer)
@@ -197,14 +196,19 @@ def test_a_peer_that_says_nothing_or_nonsense_holds_up_nobody(secure: Cluster) -
 
 
 def test_small_messages_do_not_wait(client: Client) -> None:
-    client.run(["true"], target="node1").result(timeout=15)
-    times: list[float] = []
-    for _ in range(15):
-        began = time.perf_counter()
-        client.nodes()
-        times.append(time.perf_counter() - began)
-    # Without TCP_NODELAY each answer would wait 40 ms for an acknowledgement.
-    assert sorted(times)[3] < 0.03
+    client.run(["true"], target="node1").result(timeout=60)
+
+    def fourth() -> float:
+        times: list[float] = []
+        for _ in range(15):
+            began = time.perf_counter()
+            client.nodes()
+            times.append(time.perf_counter() - began)
+        return sorted(times)[3]
+
+    # Without TCP_NODELAY each answer would wait 40 ms for an acknowledgement. One calm round proves
+    # that it does not; a busy machine has others.
+    assert any(fourth() < 0.03 for _ in range(20))
 
 
 def test_secrets_and_keys_are_in_no_log(secure: Cluster, files: Files) -> None:
@@ -293,16 +297,38 @@ def test_a_runner_that_speaks_tls_to_a_plain_host_says_so(
     wait_until(lambda: "speaks plain HTTP" in runner.text(), what=runner.text())
 
 
+def _serve_past_the_end(cluster: Cluster, made: Files) -> None:
+    """Leave a host that serves with a certificate which has ended since."""
+    for seconds in (4, 16, 50):
+        end = time.time() + seconds
+        # A certificate holds from a day before it was made.
+        made.issue(days=2, ago=1 - seconds / 86400)
+        cluster.host.start()
+        process = cluster.host.process
+        assert process is not None
+        wait_until(lambda: _listens(cluster.port) or process.poll() is not None)  # noqa: B023
+        if process.poll() is None:
+            wait_until(lambda: time.time() > end, timeout=60, what="the end")  # noqa: B023
+            return
+        # On a busy machine the end came before the host was there.
+        cluster.host.process = None
+    raise AssertionError(cluster.host.text())
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_an_expired_certificate_is_told_and_a_new_one_mends_it(
     tmp_path: Path, make_cluster: Callable[..., Cluster]
 ) -> None:
     made = make_files(tmp_path / "tls")
     cluster = make_cluster(nodes={"node1": "0"}, settings=made.settings)
-    # It ends six seconds from now.
-    made.issue(days=2, ago=1 - 6 / 86400)
-    cluster.start()
-    wait_until(lambda: not cluster.is_healthy(), what="the end of the certificate")
-    cluster.kill("node1")
+    _serve_past_the_end(cluster, made)
     cluster.start_runner("node1")
     runner = cluster.runners["node1"]
     wait_until(lambda: "has expired" in runner.text(), what=runner.text())

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
@@ -46,7 +44,7 @@ def _line(cluster: Cluster, name: str = "n3") -> list[str]:
 
 def _try(root: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
     home = root / "fresh"
-    done = run_hakuriver("runner", *words[1:], env=clean_environment(home), cwd=root, timeout=20)
+    done = run_hakuriver("runner", *words[1:], env=clean_environment(home), cwd=root)
     assert done.returncode not in {0, -9}
     assert not list(home.glob(".hakuriver/*"))
     assert words[words.index("--token") + 1] not in done.stdout + done.stderr
@@ -76,7 +74,7 @@ def impostor(files: Files) -> Iterator[tuple[int, list[bytes]]]:
                 except TimeoutError:
                     continue
                 with connection:
-                    connection.settimeout(5)
+                    connection.settimeout(30)
                     try:
                         with served.context.wrap_socket(connection, server_side=True) as peer:
                             heard.append(peer.recv(1 << 16))
@@ -131,7 +129,7 @@ def test_a_wrong_fingerprint_sends_no_token(tmp_path: Path, files: Files) -> Non
         words += ["--ca-fingerprint", tls.fingerprint(other.ca.read_text())]
         done = _try(tmp_path, words)
         check_one_line(done.stderr, "fingerprint", "token was not sent")
-        assert heard == [b""]
+    assert heard == [b""]
 
 
 def test_the_right_certificate_without_its_key_gets_no_token(tmp_path: Path, files: Files) -> None:
@@ -145,7 +143,7 @@ def test_the_right_certificate_without_its_key_gets_no_token(tmp_path: Path, fil
         words += ["--ca-fingerprint", tls.fingerprint(files.ca.read_text())]
         done = _try(tmp_path, words)
         check_one_line(done.stderr, "cannot be used")
-        assert b"the-secret-token" not in b"".join(heard)
+    assert b"the-secret-token" not in b"".join(heard)
 
 
 def test_without_a_fingerprint_the_systems_authorities_hold(head: Cluster) -> None:

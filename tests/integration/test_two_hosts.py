@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from support.harness import check_one_line
 from support.processes import free_port, run_hakuriver
 from support.restarts import database
@@ -14,13 +12,11 @@ if TYPE_CHECKING:
 
     from support.harness import Cluster
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def _second(cluster: Cluster) -> subprocess.CompletedProcess[str]:
     """Run another host on the same database, but for the port with the same settings."""
     env = {**cluster.env, "HAKURIVER_NETWORK_HOST_PORT": str(free_port())}
-    return run_hakuriver(*cluster.host.argv, env=env, cwd=cluster.root, timeout=10)
+    return run_hakuriver(*cluster.host.argv, env=env, cwd=cluster.root)
 
 
 def test_a_second_host_on_one_database_is_refused_and_names_the_first(
@@ -42,7 +38,7 @@ def test_a_database_is_found_taken_through_another_path(
     link.symlink_to(database(cluster))
     other = make_cluster(settings={"database": {"db_file": str(link)}})
     argv = other.host.argv
-    done = run_hakuriver(*argv, env=other.env, cwd=other.root, timeout=5)
+    done = run_hakuriver(*argv, env=other.env, cwd=other.root)
     assert done.returncode not in {0, -9}
     check_one_line(done.stderr, str(cluster.host.pid))
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.looks import at_the_gate
 from support.processes import wait_until
 from support.terminal import client_on_terminal
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     from support.harness import Cluster
 
@@ -39,7 +41,7 @@ class Lines:
 
 def _interrupt(client: subprocess.Popen[bytes]) -> int:
     client.send_signal(signal.SIGINT)
-    return client.wait(10)
+    return client.wait(60)
 
 
 def test_watch_into_a_pipe_prints_a_line_for_each_change(cluster: Cluster) -> None:
@@ -79,17 +81,18 @@ def test_watch_as_json_prints_an_object_a_line(cluster: Cluster) -> None:
     assert _interrupt(client) == 0
 
 
-def test_watch_of_one_task_tells_its_states(cluster: Cluster) -> None:
+def test_watch_of_one_task_tells_its_states(cluster: Cluster, tmp_path: Path) -> None:
     busy = cluster.submit("sleep", "60")
     cluster.wait(busy, "running")
-    waiting = cluster.submit("sh", "-c", "sleep 0.3")
+    waiting = cluster.submit(*at_the_gate(tmp_path / "gate"))
     client = cluster.start_client("--status", waiting, "--watch")
     lines = Lines(client)
     lines.until("pending")
     cluster.run_client("--kill", busy, check=0)
     lines.until("running")
+    (tmp_path / "gate").touch()
     lines.until("completed")
-    assert client.wait(10) == 0, "there is nothing more to tell"
+    assert client.wait(60) == 0, "there is nothing more to tell"
 
 
 def test_watch_of_a_filtered_list_shows_no_others(cluster: Cluster) -> None:
@@ -153,7 +156,7 @@ def test_watch_redraws_a_busy_cluster_a_few_times_a_second_at_most(cluster: Clus
         terminal.read_until(lambda text: "node2" in text)
         drawn = len(terminal.shown)
         cluster.submit_batch("true", targets=["node1", "node2"] * 60, name="many")
-        wait_until(lambda: not cluster.unfinished(), timeout=20, what="120 tasks ended")
+        wait_until(lambda: not cluster.unfinished(), timeout=60, what="120 tasks ended")
         marker = cluster.run("true", name="the-last-one")
         terminal.read_until(lambda text: "the-last-one" in text and marker["task_id"] in text)
         shown = terminal.shown[drawn:]
