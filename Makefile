@@ -26,16 +26,16 @@ demo: $(VENV)/.demo
 	$(BIN)/python notebooks/execute.py notebooks/quickstart.ipynb --output-dir $(DEMO) --since $(BEGIN)
 
 test: $(VENV)/.test
-	$(call suite,180) tests/unit --numprocesses=2 --dist=worksteal $(PYTEST_OPTIONS)
-	$(call suite,520) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
-	$(call suite,90) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
-	$(call suite,120) tests/notebook --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
+	$(call suite,150) tests/unit --numprocesses=2 --dist=worksteal $(PYTEST_OPTIONS)
+	$(call suite,510) tests/integration --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
+	$(call suite,70) tests/faults --numprocesses=2 $(PYTEST_OPTIONS)
+	$(call suite,90) tests/notebook --numprocesses=2 --dist=loadfile $(PYTEST_OPTIONS)
 
 # Where an ordinary account does not look for programs, mke2fs is.
 lab lab-images lab-up lab-bench: export PATH := $(PATH):/usr/sbin:/sbin
 
 lab: lab-images
-	$(call suite,880) tests/lab $(PYTEST_OPTIONS)
+	$(call suite,970) tests/lab $(PYTEST_OPTIONS)
 
 # Builds what the lab boots, unless that is in its cache.
 lab-images: $(VENV)/.test lab-tools

@@ -287,6 +287,9 @@ def _find(
         same = header.words == list(command) and header.side_by_side == side_by_side
         if same and header.folder == here:
             return path, header
+    if len(command) == 1:
+        word = command[0]
+        raise NotFound(f"no sweep has the id or name {word!r}, and none is of such a command here")
     raise NotFound("there is no sweep of this command here to go on with")
 
 

@@ -160,16 +160,10 @@ def _address(url: str) -> tuple[str, str, int]:
     except ValueError:
         parts, address, port = urlsplit(""), None, 0
     known = parts.scheme in _PORTS and address and parts.path in ("", "/")
-    if not known or not address or "@" in parts.netloc:
-        raise InvalidRequest(
-            "--join", f"{_shown(url)!r} is no address: write http://HOST:PORT or https://HOST:PORT"
-        )
+    if not known or not address or "@" in url:
+        why = "takes no name or password" if "@" in url else f"{url!r} is no address"
+        raise InvalidRequest("--join", f"{why}: write http://HOST:PORT or https://HOST:PORT")
     return parts.scheme, address, port
-
-
-def _shown(url: str) -> str:
-    """Return `url` without a password that it may hold."""
-    return url.rpartition("@")[2]
 
 
 def _known_authority(node: Node) -> str | None:

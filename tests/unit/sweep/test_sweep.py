@@ -227,7 +227,9 @@ def test_resume_refuses_what_is_not_the_same(here: Path, monkeypatch: pytest.Mon
     with pytest.raises(Conflict, match="another command"):
         Sweep.resume("mine", command=["true", "span:[a,b]"])
     with pytest.raises(NotFound, match="of this command"):
-        Sweep.resume(command=["false"])
+        Sweep.resume(command=["false", "span:[a,b]"])
+    with pytest.raises(NotFound, match="no sweep has the id or name 'mein'"):
+        Sweep.resume(command=["mein"])
     (here / "values").write_text("a\nc\n")
     with pytest.raises(Conflict, match="a file has changed"):
         Sweep.resume("mine")

@@ -146,7 +146,11 @@ def test_pasted_again_it_goes_on_and_another_one_is_not_overwritten(
     [
         (["--join", "http://127.0.0.1:1", "--name", "n", "--token", "t"], 1, "no host answers at"),
         (["--join", "127.0.0.1:80", "--name", "n", "--token", "t"], 2, "write http://HOST:PORT"),
-        (["--join", "http://u:pw@h:1", "--name", "n", "--token", "t"], 2, "'h:1' is no address"),
+        (
+            ["--join", "http://u:hunter2@h:1", "--name", "n", "--token", "t"],
+            2,
+            "no name or password",
+        ),
         (["--join", "http://h:1", "--name", "a b", "--token", "t"], 2, "no node name"),
         (["--join", "http://h:1", "--name", "n", "--token", "t", "--shared-dir", "/no"], 2, "/no"),
         (["--join", "http://h:1", "--name", "n"], 2, "--token missing"),
