@@ -193,10 +193,13 @@ def _transition(
 
 def _erase_environment(place: Placement, spec: TaskSpec) -> None:
     """Mask the values of the environment if no task of the submission may need them any more."""
-    has_joined = place.submission_id is not None
-    siblings = "submission_id = ?" if has_joined else "batch_id = ? AND submission_id IS NULL"
-    waiting = f"SELECT 1 FROM task WHERE {siblings} AND status IN ({_listed(UNTOLD)}) LIMIT 1"  # noqa: S608
-    if database.execute_sql(waiting, (place.submission,)).fetchone() is not None:
+    # Both ways, whichever `place` says it is: a runner may have told it, and not truly.
+    waiting = " UNION ALL ".join(
+        f"SELECT 1 FROM task WHERE {its} AND status IN ({_listed(UNTOLD)})"  # noqa: S608
+        for its in ("submission_id = ?", "batch_id = ? AND submission_id IS NULL")
+    )
+    its_own = (place.submission, place.submission)
+    if database.execute_sql(f"{waiting} LIMIT 1", its_own).fetchone() is not None:
         return
     masked = msgspec.structs.replace(spec, env_vars=dict.fromkeys(spec.env_vars, MASK))
     values = (msgspec.msgpack.encode(masked), place.submission)

@@ -106,6 +106,23 @@ async def test_each_submission_loses_its_values_with_its_own_last_task(world: Wo
     assert await values() == [MASK, MASK, MASK, "3"]
 
 
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_made_up_place_erases_no_values_that_others_wait_for(
+    world: World, *, joined: bool
+) -> None:
+    """A node that has one task of a submission may tell of another, under its id in either way."""
+    await world.join("n", node_info(range(1)))
+    batch = await batch_of(world, *await world.submit("n")) if joined else None
+    first, second = await world.submit("n", "n", env_vars={"A": "1"}, batch_id=batch)
+    record = await world.record(first)
+    its, other = record.placement.submission, None if joined else record.placement.submission
+    place = msgspec.structs.replace(record.placement, batch_id=its, submission_id=other)
+    lie = msgspec.structs.replace(known(record, at=1.0, end=GOOD), task_id=9, placement=place)
+    await world.exchange("n", [lie])
+    assert await world.status(9) is TaskState.COMPLETED
+    assert (await world.record(second)).spec.env_vars == {"A": "1"}
+
+
 async def test_a_batch_lasts_as_long_as_one_of_its_tasks(world: World) -> None:
     await world.join("n", node_info(range(8)))
     (first,) = await world.submit("n")
