@@ -227,7 +227,8 @@ def mark_logs_removed(task_ids: Sequence[int], node: str | None) -> None:
 def delete_tasks(task_ids: Sequence[int]) -> int:
     """Delete tasks, and what they shared where nobody shares it any more; return their last rev.
 
-    That rev is remembered, since no row bears it any more.
+    That rev is remembered, since no row bears it any more. Of a submission whose own tasks are all
+    gone, but whose batch has others, the id alone is left: a repetition of it makes tasks again.
     """
     connection = database.connection()
     ids, marks = tuple(task_ids), ", ".join("?" * len(task_ids))
@@ -243,6 +244,13 @@ def delete_tasks(task_ids: Sequence[int]) -> int:
     connection.executemany(
         "DELETE FROM batch WHERE id = ? "
         "AND NOT EXISTS (SELECT 1 FROM task WHERE batch_id = batch.id) "
+        "AND NOT EXISTS (SELECT 1 FROM task WHERE submission_id = batch.id)",
+        shared,
+    )
+    connection.executemany(
+        "UPDATE batch SET spec = x'', script = NULL, "
+        "request_key = NULL, request_digest = NULL, reply = NULL WHERE id = ? AND spec != x'' "
+        "AND NOT EXISTS (SELECT 1 FROM task WHERE batch_id = batch.id AND submission_id IS NULL) "
         "AND NOT EXISTS (SELECT 1 FROM task WHERE submission_id = batch.id)",
         shared,
     )

@@ -82,7 +82,7 @@ def batch(batch_id: int) -> tuple[int, list[TaskRecord]]:
 def shared(submission: int) -> tuple[TaskSpec, bytes | None] | None:
     """Return what the tasks of a submission share, spec and script; None if it is unknown."""
     row = Batch.get_or_none(Batch.id == submission)
-    # One that began a batch of which a node has told, but that is unknown itself, has no spec.
+    # One that began a batch, but is unknown itself or has no task any more, has no spec.
     if row is None or not row.spec:
         return None
     return _SPEC.decode(row.spec), None if row.script is None else bytes(row.script)

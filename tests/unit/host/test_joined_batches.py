@@ -141,6 +141,34 @@ async def test_a_batch_lasts_as_long_as_one_of_its_tasks(world: World) -> None:
     assert await submissions(world) == set()
 
 
+async def test_what_began_a_batch_is_forgotten_with_its_own_tasks(world: World) -> None:
+    """Its key would be answered with tasks that are gone, for which a client waits for ever."""
+    await world.join("n", node_info(range(8)))
+    fields: dict[str, Any] = {"script": "print(1)", "idempotency_key": "k"}
+    reply = await world.ask("n", "n", **fields)
+    first, other = map(int, reply.task_ids)
+    batch = reply.batch_id
+    (second,) = await world.submit("n", batch_id=batch)
+    for task_id in (first, other, second):
+        await world.finish(task_id)
+    await world.store.write(changes.delete_tasks, [first])
+    assert await world.ask("n", "n", **fields) == reply
+    assert await world.store.read(queries.script_of, int(batch)) == b"print(1)"
+    await world.store.write(changes.delete_tasks, [other])
+    assert await world.store.read(queries.script_of, int(batch)) is None
+    again = await world.ask("n", "n", **fields)
+    assert not {*again.task_ids} & {*reply.task_ids}
+    # Of what is left nothing is amiss: it is listed, joined, told of again, and goes in the end.
+    (third,) = await world.submit("n", batch_id=batch)
+    assert await batch_of(world, second, third) == batch
+    late = told(other, batch_id=int(batch), end=GOOD)
+    await world.join("m", uid="m", told=[late])
+    assert await batch_of(world, second, other) == batch
+    await world.finish(third)
+    await world.store.write(changes.delete_tasks, [second, other, third])
+    assert await submissions(world) == {int(again.batch_id)}
+
+
 async def test_the_same_key_is_the_same_work_in_whatever_batch(world: World) -> None:
     await world.join("n", node_info(range(8)))
     first = await world.ask("n", idempotency_key="a")
