@@ -306,13 +306,17 @@ class AsyncClient:
             await asyncio.sleep(_NEWS)
         for batch in batches:
             if any(task.view.rev == 0 for task in batch):
-                # A submission's ids follow each other: what has joined its batch is not asked for.
-                above = str(max(int(task.task_id) for task in batch) + 1)
-                page = await self.cluster.tasks(
-                    batch=batch.batch_id, limit=len(batch), before=above
-                )
-                for view in page.tasks:
-                    self._watcher.renew(view)
+                await self._renew_one([int(task.task_id) for task in batch], batch.batch_id)
+
+    async def _renew_one(self, ids: Sequence[int], batch_id: str) -> None:
+        # A submission's ids follow each other: what has joined its batch is not asked for.
+        before: str | None = str(max(ids) + 1)
+        # A page ends early where command lines are long.
+        while before is not None and int(before) > min(ids):
+            page = await self.cluster.tasks(batch=batch_id, limit=len(ids), before=before)
+            for view in page.tasks:
+                self._watcher.renew(view)
+            before = page.next_before
 
     def _answered(self, request: SubmitRequest, answer: SubmitAnswer) -> AsyncBatch:
         """Return the batch for one of many submissions."""

@@ -1,0 +1,51 @@
+"""Submissions whose batch has more tasks than their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock
+
+import pytest
+
+from hakuriver.model.tasks import TaskState
+from hakuriver.model.views import SubmitReply
+from unit.client.fakes import FakeCluster, make_view
+from unit.client.test_watch import client_of
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from hakuriver.client.cluster import TaskFilters
+    from hakuriver.model.views import TaskList
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+async def test_a_repetition_hears_of_tasks_whose_command_lines_fill_pages(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host's page has as much as it has room for, which may be less than was asked for."""
+    listed, asked = cluster.tasks, 0
+
+    async def short(**filters: Unpack[TaskFilters]) -> TaskList:
+        nonlocal asked
+        asked += 1
+        filters["limit"] = min(2, filters["limit"])
+        return await listed(**filters)
+
+    monkeypatch.setattr(cluster, "tasks", short)
+    ids = [str(task_id) for task_id in range(11, 16)]
+    for task_id in ("9", "10", *ids, "16"):
+        cluster.add(make_view(task_id, "completed", batch_id="7"))
+    reply = SubmitReply(message="", task_ids=ids, batch_id="7", failed_targets=[])
+    monkeypatch.setattr(cluster, "submit", AsyncMock(return_value=reply))
+    async with client_of(cluster) as client:
+        again = await client.run(["true"], targets=["a"] * 5, idempotency_key="k")
+    assert [task.view.status for task in again] == [TaskState.COMPLETED] * 5
+    # The fourth page would be of what has joined the same batch before.
+    assert asked == 3
