@@ -13,12 +13,15 @@ from hakuriver.errors import Conflict
 from hakuriver.model.views import TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable
+    from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 
     from hakuriver.client.watch import Watch, Watcher
     from hakuriver.errors import HakuRiverError
     from hakuriver.model.messages import Stream
     from hakuriver.model.views import FailedTarget, TaskList, TaskView
+
+#: So many tasks are asked for their end at a time: each request in flight is a connection.
+_TOGETHER = 8
 
 
 class AsyncTask:
@@ -184,12 +187,15 @@ class AsyncBatch(Sequence[AsyncTask]):
         # They may end meanwhile, which is what was asked for.
         unfinished = [task for task in self._tasks if not is_final(task.view)]
         if self._joined:
-            await asyncio.gather(*(_kill(task) for task in unfinished))
+            # Submitted last, ended first: none of them starts in the place of another.
+            rest = reversed(unfinished)
+            await asyncio.gather(*(_kill_each(rest) for _ in range(_TOGETHER)))
         elif unfinished:
             with suppress(Conflict):
                 await self._tasks[0].watcher.cluster.kill_batch(self.batch_id)
 
 
-async def _kill(task: AsyncTask) -> None:
-    with suppress(Conflict):
-        await task.kill()
+async def _kill_each(tasks: Iterator[AsyncTask]) -> None:
+    for task in tasks:
+        with suppress(Conflict):
+            await task.kill()
