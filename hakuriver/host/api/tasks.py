@@ -20,6 +20,8 @@ from hakuriver.model.views import Done, KillBatchReply, TaskList, TaskView
 _PAGE = 1000
 # Long command lines make short pages.
 _PAGE_BYTES = 4 << 20
+# So many tasks are ended in one turn of the loop: what has joined a batch may make it far larger.
+_TOGETHER = 1000
 _Text = Annotated[str, Meta(max_length=200)]
 
 
@@ -118,7 +120,10 @@ class KillBatch(ApiHandler):
             # A lost one may still run: its node is told when it is back.
             if not record.is_final or record.status is TaskState.LOST
         ]
-        asked = await asyncio.gather(*(self._kill(task_id) for task_id in unfinished))
+        asked: list[int | None] = []
+        for begin in range(0, len(unfinished), _TOGETHER):
+            some = unfinished[begin : begin + _TOGETHER]
+            asked += await asyncio.gather(*map(self._kill, some))
         killed = sorted(task_id for task_id in asked if task_id is not None)
         if not killed:
             raise Conflict(f"all tasks of batch {batch_id} have ended already")

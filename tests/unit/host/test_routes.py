@@ -190,6 +190,28 @@ async def test_none_of_a_batch_takes_the_place_of_another(server: Server) -> Non
         assert (record.status, record.placement.cpus) == (TaskState.KILLED, ())
 
 
+async def test_of_a_large_batch_some_are_ended_at_a_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hakuriver.host.api.tasks._TOGETHER", 8)
+    kill, asked = server.world.cluster.kill, list[int]()
+    most = 0
+
+    async def noted(task_id: int) -> None:
+        nonlocal most
+        asked.append(task_id)
+        most = max(most, sum(one in server.world.cluster.tasks for one in asked))
+        await kill(task_id)
+
+    await server.join("n", node_info([0]))
+    reply = json.loads((await server.submit(command="c", targets=["n"] * 20)).body)
+    monkeypatch.setattr(server.world.cluster, "kill", noted)
+    answer = body_of(await server.post(f"/kill-batch/{reply['batch_id']}"), 202)
+    assert answer["task_ids"] == reply["task_ids"]
+    assert asked == [int(task_id) for task_id in reversed(reply["task_ids"])]
+    assert most == 8
+
+
 async def test_a_lost_task_is_killed_with_its_batch(server: Server) -> None:
     await server.join()
     reply = json.loads((await server.submit(command="c", targets=["n"])).body)
