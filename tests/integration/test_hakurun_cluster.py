@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hakuriver.client.aio import AsyncClient
 from hakuriver.sweep.cluster.killing import kill_sweep
 from hakuriver.sweep.cluster.options import ClusterOptions
+from hakuriver.sweep.cluster.run import ClusterRun
 from hakuriver.sweep.journal import read_attempts
 from hakuriver.sweep.records import Output
 from hakuriver.sweep.sweep import Sweep
@@ -270,8 +271,6 @@ def test_who_goes_on_with_anothers_sweep_has_a_batch_of_his_own(
     hakurun(cluster, tmp_path, *on(cluster, "node1"), *words, check=1)
     sweep_id = sweep_id_in(tmp_path)
     before = {task["batch_id"] for task in tasks_of(cluster, sweep_id)}
-    for name in "abc":
-        (tmp_path / name).touch()
     config = tmp_path / "second.toml"
     write_toml(
         config,
@@ -280,13 +279,36 @@ def test_who_goes_on_with_anothers_sweep_has_a_batch_of_his_own(
             "security.tokens": {"default": cluster.second_token},
         },
     )
-    done = hakurun(cluster, tmp_path, "--resume", "-c", str(config))
+    hakurun(cluster, tmp_path, "--resume", "-c", str(config), check=1)
+    for name in "abc":
+        (tmp_path / name).touch()
+    done = hakurun(cluster, tmp_path, "--resume", "-c", str(cluster.config))
     assert "3 of 3 completed" in done.stderr
     batches: dict[object, set[object]] = {}
     for task in tasks_of(cluster, sweep_id):
         batches.setdefault(task["owner"], set()).add(task["batch_id"])
     assert sorted(map(len, batches.values())) == [1, 1]
+    # Whoever comes back has his own again.
     assert before in batches.values()
+
+
+def test_where_its_batch_is_gone_a_sweep_begins_another(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = ClusterRun._note
+
+    def forgetful(self: ClusterRun, *noted: Any) -> Any:
+        made = note(self, *noted)
+        if len(tasks_of(cluster, sweep.header.sweep_id)) == 1:
+            self._batch_id = "5"
+        return made
+
+    monkeypatch.setattr(ClusterRun, "_note", forgetful)
+    options = ClusterOptions(("node1:0", "node2"), config=str(cluster.config))
+    sweep = Sweep(["true", "span:{1..5}"], journal=tmp_path / "journal.jsonl", cluster=options)
+    assert [result["exit_code"] for result in sweep.run()] == [0] * 5
+    tasks = tasks_of(cluster, sweep.header.sweep_id)
+    assert (len(tasks), len({task["batch_id"] for task in tasks})) == (5, 2)
 
 
 def test_a_sweep_of_this_machine_has_nothing_to_kill(cluster: Cluster, tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ class ClusterRun:
     async def _run(self, client: AsyncClient, indexes: Iterator[int]) -> AsyncGenerator[Event]:
         self._loop = asyncio.get_running_loop()
         self._lanes = lanes_of(self._options.on, await client.nodes(), self._options.cores)
-        earlier = await client.tasks(name=self._sweep_id, limit=1)
+        # Nobody joins the batch of another who has gone on with it meanwhile.
+        earlier = await client.tasks(name=self._sweep_id, mine=True, limit=1)
         self._batch_id = earlier[0].batch_id if earlier else None
         if self.stopped:
             return
@@ -290,7 +291,7 @@ class ClusterRun:
         lane.ends(index)
         self._again.appendleft((index, flight.tries))
         if isinstance(error, InvalidRequest) and error.field == "batch_id":
-            # Another one's, or the host has begun with an empty database: there will be a new one.
+            # Its tasks are gone, or the host's whole database is: there will be a new one.
             self._batch_id = None
             return
         lane.closed = True
