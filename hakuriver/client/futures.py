@@ -101,7 +101,7 @@ class Task(_Awaitable[TaskResult]):
 
     @property
     def batch_id(self) -> str:
-        """The id of the submission it belongs to."""
+        """The id of the batch it belongs to."""
         return self._handle.batch_id
 
     @property
@@ -193,7 +193,7 @@ class Task(_Awaitable[TaskResult]):
 
 
 class Batch(_Awaitable[list[TaskResult]], Sequence[Task]):
-    """The tasks of one submission, in the order of their targets, and a future of their results.
+    """The tasks of a submission, or of a whole batch, and a future of their results.
 
     It is done when all have ended; its result raises the first task's failure. `failed_targets`
     are those that got no task, each with its reason.

@@ -44,7 +44,7 @@ class AsyncTask:
 
     @property
     def batch_id(self) -> str:
-        """The id of the submission it belongs to."""
+        """The id of the batch it belongs to."""
         return self._watch.view.batch_id
 
     @property

@@ -98,7 +98,7 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--status", metavar="ID", help="show one task")
     group.add_argument("--logs", metavar="ID", help="print what a task has written")
     group.add_argument("--kill", metavar="ID", help="end a task")
-    group.add_argument("--kill-batch", metavar="ID", help="end all tasks of a submission")
+    group.add_argument("--kill-batch", metavar="ID", help="end all tasks of a batch")
     group.add_argument(
         "--rerun", metavar="ID", help="run an ended task again (also --env, --no-queue, --wait)"
     )
@@ -122,7 +122,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         help=f"one of: {', '.join(TaskState)}",
     )
     filters.add_argument("--node", type=_text, metavar="N", help="on this node only")
-    filters.add_argument("--batch", type=_text, metavar="ID", help="of this submission only")
+    filters.add_argument("--batch", type=_text, metavar="ID", help="of this batch only")
     filters.add_argument("--mine", action="store_true", help="of this token's name only")
     filters.add_argument(
         "--limit", type=_limit, default=50, metavar="N", help="at most so many (default 50)"

@@ -112,7 +112,7 @@ def kill(client: Client, options: argparse.Namespace) -> int:
 
 
 def kill_batch(client: Client, options: argparse.Namespace) -> int:
-    """Ask for the end of all tasks of a submission; tell each."""
+    """Ask for the end of all tasks of a batch; tell each."""
     reply = client.kill_batch(options.kill_batch)
     ends = (f"task {task_id} will end" for task_id in reply.task_ids)
     return _answer(options, reply, reply.message, *ends)
