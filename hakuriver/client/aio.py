@@ -296,8 +296,7 @@ class AsyncClient:
     def _batch(self, request: SubmitRequest, reply: SubmitReply) -> AsyncBatch:
         watches = [self._watcher.add(view) for view in pending_views(request, reply)]
         tasks = [AsyncTask(self._watcher, watch) for watch in watches]
-        joined = request.batch_id is not None
-        return AsyncBatch(reply.batch_id, tasks, reply.failed_targets, joined=joined)
+        return AsyncBatch(reply.batch_id, tasks, reply.failed_targets, joined=reply.joined)
 
     async def _renew(self, batches: Sequence[AsyncBatch]) -> None:
         """Ask how tasks are of which no news came: by its caller's key one may be of long ago."""

@@ -262,7 +262,7 @@ class Cluster:
     async def adopt(self, record: TaskRecord, script: bytes | None) -> None:
         """Take in a task that only its node knew."""
         place = record.placement
-        self.ids.observe(max(record.id, place.batch_id, place.submission))
+        self.ids.observe(max(record.id, place.batch_id, place.batch))
         if await self.store.write(changes.adopt, record, script):
             logger.info("Adopted task %s from %s", record.id, record.node)
             if not record.is_final:
@@ -378,7 +378,7 @@ class Cluster:
         """Return the message that starts a task, with its script from the store."""
         script = None
         if not record.spec.command:
-            script = await self.store.read(queries.script_of, record.placement.submission)
+            script = await self.store.read(queries.script_of, record.placement.batch_id)
         return launch_of(record, script)
 
     async def _launch(self, record: TaskRecord) -> None:

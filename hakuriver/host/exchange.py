@@ -139,9 +139,9 @@ async def _owned(
 
 async def _is_proven(cluster: Cluster, known: Known, place: Placement) -> bool:
     """Whether a runner may speak of a task, at `place`, that this store did not give it."""
-    if not all(map(cluster.ids.could_be, (known.task_id, place.batch_id, place.submission))):
+    if not all(map(cluster.ids.could_be, (known.task_id, place.batch_id, place.batch))):
         return False
-    shared = await cluster.store.read(queries.shared, place.submission)
+    shared = await cluster.store.read(queries.shared, place.batch_id)
     return shared is None or is_same_work(known.spec, *shared)
 
 

@@ -49,7 +49,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         failed = self.is_final and self.status is not TaskState.COMPLETED
         return TaskView(
             task_id=str(self.id),
-            batch_id=str(place.batch_id),
+            batch_id=str(place.batch),
             rev=self.rev,
             command=spec.command or " ".join(spec.interpreter) or "python",
             arguments=list(spec.arguments),

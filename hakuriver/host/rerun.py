@@ -30,7 +30,7 @@ async def rerun_request(cluster: Cluster, record: TaskRecord, wish: RerunRequest
     script = (
         None
         if spec.command
-        else await cluster.store.read(queries.script_of, record.placement.submission)
+        else await cluster.store.read(queries.script_of, record.placement.batch_id)
     )
     target = Target(record.node or "", record.placement.numa_node)
     return SubmitRequest(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hakuriver.errors import InvalidRequest, SubmissionRefused
+from hakuriver.errors import Conflict, InvalidRequest, SubmissionRefused
 from hakuriver.host.cluster import demand_for, demand_of
 from hakuriver.host.keys import RequestKey
 from hakuriver.host.nodes import closed
@@ -93,8 +93,9 @@ class Submission:
         reply = SubmitReply(
             message=f"{len(records)} of {len(records) + len(self._failed)} tasks created",
             task_ids=[str(record.id) for record in records],
-            batch_id=str(records[0].placement.batch_id),
+            batch_id=str(records[0].placement.batch),
             failed_targets=self._failed,
+            joined=self._request.batch_id is not None,
         )
         added = self._cluster.add(records, decided, spec.script, self._key.kept(reply))
         return self._answer(added, reply)
@@ -105,7 +106,9 @@ class Submission:
         except CLASHES:
             before = await self._key.answered_before()
             if before is None:
-                raise
+                raise Conflict(
+                    "what bore this idempotency_key was removed at this moment; send it again"
+                ) from None
             return before
         return reply
 
@@ -153,19 +156,18 @@ class Submission:
 
     def _records(self, spec: TaskSpec, targets: Sequence[Target | None]) -> list[TaskRecord]:
         cluster, now = self._cluster, time.time()
-        submission_id = cluster.ids.next()
-        joined = self._request.batch_id
+        batch_id, joined = cluster.ids.next(), self._request.batch_id
         # The script goes to the store once, beside the spec.
         stored = msgspec.structs.replace(spec, script=None)
         return [
             TaskRecord(
                 id=cluster.ids.next(),
                 placement=Placement(
-                    batch_id=submission_id if joined is None else int(joined),
+                    batch_id=batch_id,
                     batch_index=index,
                     batch_size=len(targets),
                     numa_node=None if target is None else target.numa,
-                    submission_id=None if joined is None else submission_id,
+                    joined_id=None if joined is None else int(joined),
                 ),
                 origin=Origin(
                     owner=self._owner,

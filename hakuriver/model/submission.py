@@ -88,7 +88,7 @@ _ScriptBase64 = Annotated[
 ]
 
 
-class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class SubmitRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The body of ``POST /submit``: exactly one of `command`, `script` and `script_base64`.
 
     Memory is in bytes, time in seconds. Without `targets` the scheduler picks a node. Without

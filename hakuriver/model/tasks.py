@@ -117,9 +117,9 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where in a batch and on which CPUs a task runs: what differs between its siblings.
 
-    Index and size count the tasks of one submission. `submission_id` is that submission where it
-    has joined the batch of another one, which then is `batch_id`. `cpus` are CPU numbers as the
-    kernel counts them; empty when the task asked for no cores.
+    `batch_id` is that of its own submission, with whose other tasks it shares what it runs, and
+    which index and size count. Where that has joined the batch of another, `joined_id` is that
+    one's. `cpus` are CPU numbers as the kernel counts them; empty when the task asked for no cores.
     """
 
     batch_id: Id
@@ -127,12 +127,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Small
     cpus: Annotated[tuple[Small, ...], msgspec.Meta(max_length=1 << 16)] = ()
     numa_node: Small | None = None
-    submission_id: Id | None = None
+    joined_id: Id | None = None
 
     @property
-    def submission(self) -> int:
-        """The submission that made the task, with whose other tasks it shares what it runs."""
-        return self.batch_id if self.submission_id is None else self.submission_id
+    def batch(self) -> int:
+        """The batch in which users see the task."""
+        return self.batch_id if self.joined_id is None else self.joined_id
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -90,13 +90,17 @@ class FailedTarget(msgspec.Struct, frozen=True):
     reason: str
 
 
-class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The ids of the tasks created, which are in the store by now."""
+class SubmitReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ids of the tasks created, which are in the store by now.
+
+    `joined` tells that the batch was there before, and has other tasks.
+    """
 
     message: str
     task_ids: list[str]
     batch_id: str
     failed_targets: list[FailedTarget]
+    joined: bool = False
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -69,7 +69,7 @@ def _identity(
 ) -> dict[str, str]:
     variables: dict[str, object] = {
         "TASK_ID": task_id,
-        "BATCH_ID": placement.batch_id,
+        "BATCH_ID": placement.batch,
         "BATCH_INDEX": placement.batch_index,
         "BATCH_SIZE": placement.batch_size,
         "NODE": around.node,

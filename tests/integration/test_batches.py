@@ -139,12 +139,13 @@ def test_what_has_joined_a_batch_stands_for_its_own_tasks(cluster: Cluster) -> N
         first = client.run(["sleep", "60"], targets=["node1"], cores=0)
         more: dict[str, Any] = {"cores": 0, "batch_id": first.batch_id, "idempotency_key": "again"}
         second = client.run(["sleep", "60"], targets=["node2", "node2"], **more)
+        del more["batch_id"]
         same = client.run(["sleep", "60"], targets=["node2", "node2"], **more)
-        assert second.batch_id == first.batch_id
+        assert (second.batch_id, same.batch_id) == (first.batch_id, first.batch_id)
         assert [task.task_id for task in same] == [task.task_id for task in second]
         assert len(client.batch(first.batch_id)) == 3
         wait_until(lambda: first.running() and second.running())
-        second.kill()
+        same.kill()
         for task in (*second, *same):
             with pytest.raises(TaskKilled):
                 task.result(timeout=20)

@@ -69,17 +69,17 @@ def insert_batch(
     first = records[0]
     # Of a request that was answered before, nothing else counts.
     _insert_shared(first, script, request, "")
-    if first.placement.submission_id is not None:
-        _check_joined(first.placement.batch_id, first.origin.owner)
+    if first.placement.joined_id is not None:
+        _check_joined(first.placement.joined_id, first.origin.owner)
     database.connection().executemany(f"INSERT {_INSERT}", map(_row, records))
 
 
 def adopt(record: TaskRecord, script: bytes | None) -> bool:
     """Insert a task that only its node knew, with its batch if that is unknown too."""
-    if record.placement.submission_id is not None:
+    if record.placement.joined_id is not None:
         # The submission that began the batch may be told of later, or never.
         begun = "INSERT OR IGNORE INTO batch (id, spec) VALUES (?, x'')"
-        _execute(begun, (record.placement.batch_id,))
+        _execute(begun, (record.placement.joined_id,))
     known = " ON CONFLICT (id) DO UPDATE SET spec = excluded.spec, script = excluded.script "
     _insert_shared(record, script, None, f"{known} WHERE batch.spec = x''")
     return _execute(f"INSERT OR IGNORE {_INSERT}", _row(record)) == 1
@@ -92,7 +92,7 @@ def _insert_shared(
         "INSERT INTO batch (id, spec, script, request_key, request_digest, reply) "  # noqa: S608
         f"VALUES (?, ?, ?, ?, ?, ?){clash}",
         (
-            first.placement.submission,
+            first.placement.batch_id,
             msgspec.msgpack.encode(first.spec),
             script,
             request and request.key,
@@ -113,7 +113,7 @@ def _row(record: TaskRecord) -> tuple[object, ...]:
     place, origin = record.placement, record.origin
     return (
         record.id,
-        place.batch_id,
+        place.batch,
         place.batch_index,
         place.batch_size,
         record.rev,
@@ -136,7 +136,7 @@ def _row(record: TaskRecord) -> tuple[object, ...]:
         origin.retry_of,
         None if record.usage is None else to_json(record.usage),
         record.logs_removed,
-        place.submission_id,
+        None if place.joined_id is None else place.batch_id,
     )
 
 
@@ -198,11 +198,11 @@ def _erase_environment(place: Placement, spec: TaskSpec) -> None:
         f"SELECT 1 FROM task WHERE {its} AND status IN ({_listed(UNTOLD)})"  # noqa: S608
         for its in ("submission_id = ?", "batch_id = ? AND submission_id IS NULL")
     )
-    its_own = (place.submission, place.submission)
+    its_own = (place.batch_id, place.batch_id)
     if database.execute_sql(f"{waiting} LIMIT 1", its_own).fetchone() is not None:
         return
     masked = msgspec.structs.replace(spec, env_vars=dict.fromkeys(spec.env_vars, MASK))
-    values = (msgspec.msgpack.encode(masked), place.submission)
+    values = (msgspec.msgpack.encode(masked), place.batch_id)
     _execute("UPDATE batch SET spec = ? WHERE id = ?", values)
 
 

@@ -46,7 +46,10 @@ class Batch(_Table):
 
 
 class Task(_Table):
-    """One task; `cpus` is a JSON list, `usage` a JSON object."""
+    """One task; `cpus` is a JSON list, `usage` a JSON object.
+
+    `batch_id` is the batch in which users see it, `submission_id` its own where it has joined that.
+    """
 
     id = BigIntegerField(primary_key=True)
     batch_id = BigIntegerField(index=True)

@@ -216,17 +216,18 @@ def _records(query: Any) -> Iterator[TaskRecord]:
     # The rows as SQLite has them: Peewee would convert each value to the type that it has already.
     for values in database.execute(query):
         row = dict(zip(_NAMES, values, strict=True))
+        batch_id, own_id = row["batch_id"], row["submission_id"]
         placement = Placement(
-            batch_id=row["batch_id"],
+            batch_id=batch_id if own_id is None else own_id,
             batch_index=row["batch_index"],
             batch_size=row["batch_size"],
             cpus=_CPUS.decode(row["cpus"]),
             numa_node=row["numa_node"],
-            submission_id=row["submission_id"],
+            joined_id=None if own_id is None else batch_id,
         )
-        spec = specs.get(placement.submission)
+        spec = specs.get(placement.batch_id)
         if spec is None:
-            spec = specs[placement.submission] = _SPEC.decode(row["spec"])
+            spec = specs[placement.batch_id] = _SPEC.decode(row["spec"])
         yield TaskRecord(
             id=row["id"],
             placement=placement,

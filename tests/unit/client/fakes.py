@@ -158,7 +158,11 @@ class FakeCluster:
         if not ids:
             raise SubmissionRefused("no task was created", failed)
         reply = SubmitReply(
-            message="ok", task_ids=ids, batch_id=str(self._new_id()), failed_targets=failed
+            message="ok",
+            task_ids=ids,
+            batch_id=request.batch_id or str(self._new_id()),
+            failed_targets=failed,
+            joined=request.batch_id is not None,
         )
         for view in pending_views(request, reply):
             self.views[view.task_id] = view

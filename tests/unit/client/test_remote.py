@@ -92,10 +92,8 @@ async def test_many_submissions_are_one_request_and_one_answer_each() -> None:
     first, second = (await cluster.submit_many(requests)).answers
     assert first.reply is not None
     assert second.error is not None
-    assert [(sent["command"], sent["idempotency_key"]) for sent in bodies[0]] == [
-        ("a", "k"),
-        ("b", None),
-    ]
+    # What is left out is what a host takes it for, also one that does not know it yet.
+    assert bodies[0] == [{"command": "a", "idempotency_key": "k"}, {"command": "b"}]
 
 
 async def test_a_refusal_among_many_is_the_error_it_would_be_alone() -> None:

@@ -55,7 +55,7 @@ async def test_what_joins_is_listed_with_the_batch_and_runs_its_own(world: World
     launch = await world.cluster.launch_message(await world.record(third[0]))
     assert launch.spec.script == b"print(3)"
     # Nodes name the batch to the task.
-    assert str(launch.placement.batch_id) == batch
+    assert str(launch.placement.batch) == batch
     count, alive = await world.cluster.batch(int(batch))
     assert (count, [record.id for record in alive]) == (4, [*first, *second, *third])
     await world.finish(first[0])
@@ -115,8 +115,8 @@ async def test_a_made_up_place_erases_no_values_that_others_wait_for(
     batch = await batch_of(world, *await world.submit("n")) if joined else None
     first, second = await world.submit("n", "n", env_vars={"A": "1"}, batch_id=batch)
     record = await world.record(first)
-    its, other = record.placement.submission, None if joined else record.placement.submission
-    place = msgspec.structs.replace(record.placement, batch_id=its, submission_id=other)
+    its = record.placement.batch_id
+    place = msgspec.structs.replace(record.placement, joined_id=its if joined else None)
     lie = msgspec.structs.replace(known(record, at=1.0, end=GOOD), task_id=9, placement=place)
     await world.exchange("n", [lie])
     assert await world.status(9) is TaskState.COMPLETED
@@ -131,7 +131,7 @@ async def test_a_batch_lasts_as_long_as_one_of_its_tasks(world: World) -> None:
     (third,) = await world.submit("n", batch_id=batch)
     for task_id in (first, second, third):
         await world.finish(task_id)
-    own = {(await world.record(task_id)).placement.submission for task_id in (second, third)}
+    own = {(await world.record(task_id)).placement.batch_id for task_id in (second, third)}
     await world.store.write(changes.delete_tasks, [first])
     assert await submissions(world) == {int(batch), *own}
     await world.store.write(changes.delete_tasks, [second])
@@ -198,8 +198,8 @@ async def test_a_key_of_an_older_host_is_known_again(
 async def test_a_host_with_a_new_database_takes_them_in_again(world: World, tmp_path: Path) -> None:
     """In whatever order they are told, and whether or not the one that began it is there."""
     script = TaskSpec(command="", script=b"print(2)", env_vars={"K": "v"})
-    second = told(102, spec=script, submission_id=90)
-    third = told(103, submission_id=91, end=GOOD)
+    second = told(102, spec=script, batch_id=90, joined_id=100)
+    third = told(103, batch_id=91, joined_id=100, end=GOOD)
     await world.join("n", told=[second, third])
     assert await batch_of(world, 102, 103) == "100"
     assert await world.store.read(queries.script_of, 90) == b"print(2)"
@@ -218,14 +218,12 @@ async def test_a_host_with_a_new_database_takes_them_in_again(world: World, tmp_
         assert (await other.record(102)).spec.command == ""
 
 
-@pytest.mark.parametrize("lie", ["batch", "submission"])
+@pytest.mark.parametrize("lie", ["batch_id", "joined_id"])
 async def test_a_waiting_task_is_not_claimed_under_a_place_made_up(world: World, lie: str) -> None:
     await world.join("m", node_info([0]), uid="m")
     _, waiting = await world.submit() + await world.submit(arguments=["secret"])
     record = await world.record(waiting)
-    place = msgspec.structs.replace(
-        record.placement, **{"batch_id": 5} if lie == "batch" else {"submission_id": 5}
-    )
+    place = msgspec.structs.replace(record.placement, **{lie: 5})
     guess = msgspec.structs.replace(
         known(record, at=1.0), spec=TaskSpec(command="true"), placement=place
     )
