@@ -100,17 +100,14 @@ class Done(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What those who run jobs get of the sweep around them. `null` is a descriptor of nothing.
-
-    An entry of `environment` is ``NAME=value``; it has none of the variables that mark a job.
-    """
+    """What those who run jobs get of the sweep around them. `null` is a descriptor of nothing."""
 
     selector: BaseSelector
     emit: Callable[[Event], None]
     done: Done
     failed: Callable[[Job, Exception], None]
     wake: Callable[[], None]
-    environment: Sequence[bytes]
+    environment: dict[bytes, bytes]
     null: int
     sweep_id: str
 

@@ -8,15 +8,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hakuriver.sweep.local.spawn import Order
+from hakuriver.sweep.local.spawn import Order, spawn
 from hakuriver.sweep.trees import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _READ = 1 << 16
-#: Variables that each process has of its own.
-_OF_A_JOB = frozenset({MARK.encode(), b"HAKURUN_SWEEP", b"HAKURUN_INDEX", b"HAKURUN_ATTEMPT"})
 #: Above all descriptors that a child is given by number.
 _HIGH = 10
 
@@ -66,7 +64,7 @@ def output_pipes() -> tuple[Child, dict[int, int]]:
     return Child(stdout=out[0], stderr=err[0]), {1: out[1], 2: err[1]}
 
 
-def start_worker(function: str, environment: Sequence[bytes], null: int) -> Child:
+def start_worker(function: str, environment: Mapping[bytes, bytes], null: int) -> Child:
     """Start a process that calls a function as often as it is told to; see `sweep.worker`.
 
     `null` is a descriptor of nothing, for its input. Raises `OSError` if it cannot be started.
@@ -78,7 +76,7 @@ def start_worker(function: str, environment: Sequence[bytes], null: int) -> Chil
     theirs = {number: _high(descriptor) for number, descriptor in theirs.items()}
     theirs |= {3: _high(calls[0]), 4: _high(answers[1])}
     try:
-        child.is_started(Order(command, environment, {0: null, **theirs}).spawn())
+        child.is_started(spawn(Order(command, environment, {0: null, **theirs})))
     except BaseException:
         child.close()
         raise
@@ -88,15 +86,13 @@ def start_worker(function: str, environment: Sequence[bytes], null: int) -> Chil
     return child
 
 
-def inherited(environ: Mapping[bytes, bytes]) -> list[bytes]:
-    """Return what processes get of this one's environment: all but what tells of a job."""
-    return [name + b"=" + value for name, value in environ.items() if name not in _OF_A_JOB]
-
-
-def environment_for(base: Sequence[bytes], mark: str, **more: int | str) -> list[bytes]:
+def environment_for(
+    base: Mapping[bytes, bytes], mark: str, **more: int | str
+) -> dict[bytes, bytes]:
     """Return the environment of one process: `base`, its mark, and ``HAKURUN_`` variables."""
-    variables = [f"HAKURUN_{name.upper()}={value}".encode() for name, value in more.items()]
-    return [*base, f"{MARK}={mark}".encode(), *variables]
+    variables = {f"HAKURUN_{name.upper()}": str(value) for name, value in more.items()}
+    variables[MARK] = mark
+    return {**base, **{name.encode(): value.encode() for name, value in variables.items()}}
 
 
 def read_some(descriptor: int) -> bytes | None:

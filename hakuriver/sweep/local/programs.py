@@ -51,18 +51,14 @@ class Programs:
             index=job.index + 1,
             attempt=job.attempt,
         )
+        self._children[job] = child
+        order = Order((*self._command, *arguments), environment, given)
 
         def answer(result: int | Exception) -> None:
             for descriptor in theirs.values():
                 os.close(descriptor)
             self._started(job, child, result)
 
-        self._children[job] = child
-        try:
-            order = Order((*self._command, *arguments), environment, given)
-        except ValueError as error:
-            answer(error)
-            return
         self._spawner.order(order, answer)
 
     def collect(self) -> None:

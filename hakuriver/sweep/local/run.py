@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Self
 from hakuriver.errors import ConfigError
 from hakuriver.model.quantities import format_duration
 from hakuriver.sweep.job import Job, Stage
-from hakuriver.sweep.local.children import inherited
 from hakuriver.sweep.local.functions import Functions
 from hakuriver.sweep.local.programs import Programs
 from hakuriver.sweep.records import Ended, Started
@@ -82,12 +81,12 @@ class LocalRun:
         waiting = iter(indexes)
         try:
             while True:
-                more = self._fill(waiting)
+                self._fill(waiting)
                 while self._events:
                     yield self._events.popleft()
-                if self.stopped or not (more or self._running or self._again):
+                if self.stopped or not (self._running or self._again):
                     break
-                self._turn(wait=not more)
+                self._turn()
         finally:
             self._end_all()
         yield from self._events
@@ -110,7 +109,7 @@ class LocalRun:
             done=self._done,
             failed=self._not_started,
             wake=self._rouse,
-            environment=inherited(os.environb),
+            environment=dict(os.environb),
             null=self._null,
             sweep_id=self._sweep_id,
         )
@@ -118,12 +117,8 @@ class LocalRun:
             return Functions(stage, self._program.command[0])
         return Programs(stage, self._program.command, self._limits.jobs)
 
-    def _fill(self, waiting: Iterator[int]) -> bool:
-        """Start what there is room for, those first that have failed and are tried again.
-
-        Tell whether there may be more to start at once: where one could not be started, the others'
-        output should not wait until all have been tried.
-        """
+    def _fill(self, waiting: Iterator[int]) -> None:
+        """Start what there is room for, those first that have failed and are tried again."""
         while len(self._running) < self._limits.jobs and not self.stopped:
             if self._again:
                 index, attempt = self._again.popleft()
@@ -132,9 +127,9 @@ class LocalRun:
             if index < 0:
                 break
             self._start(index, attempt)
+            # The others' output should not wait until all have started.
             if self._events and isinstance(self._events[-1], Ended):
-                return True
-        return False
+                break
 
     def _start(self, index: int, attempt: int) -> None:
         job = Job(index, attempt, f"{self._sweep_id}.{index}.{attempt}", self._files(index))
@@ -159,10 +154,10 @@ class LocalRun:
         number = f"{index + 1:0{self._width}d}"
         return folder / f"{number}.out", folder / f"{number}.err"
 
-    def _turn(self, *, wait: bool = True) -> None:
-        """Take note of what has happened, after a wait for something to happen."""
+    def _turn(self) -> None:
+        """Wait for something to happen, and take note of it."""
         known = self._selector.get_map()
-        for key, _ in self._selector.select(self._patience() if wait else 0):
+        for key, _ in self._selector.select(self._patience()):
             # One of these may have closed another that is in the same list.
             if known.get(key.fd) is key:
                 key.data()

@@ -13,6 +13,7 @@ import os
 import queue
 import signal
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,71 +28,67 @@ _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
 _SHELL = b"/bin/sh"
 
 
-Answer: TypeAlias = "Callable[[int | Exception], None]"
-
-
+@dataclass(frozen=True, slots=True)
 class Order:
     """A process to start: its command, its environment, and where its descriptors come from.
 
-    An entry of the environment is ``NAME=value``. A descriptor is a copy of another one, or a file
-    that is made or emptied. All is made ready at once, so that `spawn` is one call of the C library
-    alone: a thread that does more than that waits for the interpreter's lock again and again.
-
-    Raises:
-        ValueError: there is a NUL in an argument.
+    A descriptor is a copy of another one, or a file that is made or emptied.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        environment: Sequence[bytes],
-        descriptors: Mapping[int, int | str],
-    ) -> None:
-        words = [os.fsencode(word) for word in command]
-        if any(b"\0" in word for word in words):
-            raise ValueError("there is a NUL in an argument")
-        self._words = words
-        self._array = _array(words)
-        self._environment = _array(environment)
-        self._attributes = _attributes()
-        self._actions = ctypes.create_string_buffer(_ROOM)
-        quick = _quick_libc()
-        quick.posix_spawn_file_actions_init(self._actions)
+    command: Sequence[str]
+    environment: Mapping[bytes, bytes]
+    descriptors: Mapping[int, int | str]
+
+
+Answer: TypeAlias = "Callable[[int | Exception], None]"
+
+
+def spawn(order: Order) -> int:
+    """Start a process in a session of its own and return its pid.
+
+    Signals that Python ignores have their default effect in it. A script without ``#!`` is run by
+    the shell, as shells do.
+
+    Raises:
+        OSError: it cannot be started.
+        ValueError: there is a NUL in an argument.
+    """
+    words = [os.fsencode(word) for word in order.command]
+    if any(b"\0" in word for word in words):
+        raise ValueError("there is a NUL in an argument")
+    variables = [name + b"=" + value for name, value in order.environment.items()]
+    code, pid = _posix_spawn(words, variables, order.descriptors)
+    if code == errno.ENOEXEC:
+        code, pid = _posix_spawn([_SHELL, *words], variables, order.descriptors)
+    if code:
+        raise OSError(code, os.strerror(code))
+    return pid
+
+
+def _posix_spawn(
+    words: list[bytes], variables: list[bytes], descriptors: Mapping[int, int | str]
+) -> tuple[int, int]:
+    libc = _libc()
+    actions = ctypes.create_string_buffer(_ROOM)
+    libc.posix_spawn_file_actions_init(actions)
+    try:
         for number, source in descriptors.items():
             if isinstance(source, int):
-                quick.posix_spawn_file_actions_adddup2(self._actions, source, number)
+                libc.posix_spawn_file_actions_adddup2(actions, source, number)
             else:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
                 path = os.fsencode(source)
-                quick.posix_spawn_file_actions_addopen(self._actions, number, path, flags, 0o666)
-
-    def spawn(self) -> int:
-        """Start the process, once, in a session of its own and return its pid.
-
-        Signals that Python ignores have their default effect in it. A script without ``#!`` is run
-        by the shell, as shells do. Raises `OSError` if it cannot be started.
-        """
+                libc.posix_spawn_file_actions_addopen(actions, number, path, flags, 0o666)
         pid = ctypes.c_int()
-        try:
-            code = self._start(pid, self._words[0], self._array)
-            if code == errno.ENOEXEC:
-                code = self._start(pid, _SHELL, _array([_SHELL, *self._words]))
-        finally:
-            _quick_libc().posix_spawn_file_actions_destroy(self._actions)
-        if code:
-            raise OSError(code, os.strerror(code))
-        return pid.value
-
-    def _start(
-        self, pid: ctypes.c_int, program: bytes, words: ctypes.Array[ctypes.c_char_p]
-    ) -> int:
-        code: int = _libc().posix_spawn(
-            ctypes.byref(pid), program, self._actions, self._attributes, words, self._environment
+        code = libc.posix_spawn(
+            ctypes.byref(pid), words[0], actions, _attributes(), _array(words), _array(variables)
         )
-        return code
+    finally:
+        libc.posix_spawn_file_actions_destroy(actions)
+    return code, pid.value
 
 
-def _array(texts: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+def _array(texts: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
 
 
@@ -101,14 +98,8 @@ def _libc() -> ctypes.CDLL:
 
 
 @functools.cache
-def _quick_libc() -> ctypes.PyDLL:
-    """Return the library for calls that do not wait, which keep the interpreter's lock."""
-    return ctypes.PyDLL(None)
-
-
-@functools.cache
 def _attributes() -> ctypes.Array[ctypes.c_char]:
-    libc = _quick_libc()
+    libc = _libc()
     signals = ctypes.create_string_buffer(_ROOM)
     libc.sigemptyset(signals)
     for number in _DEFAULT_SIGNALS:
@@ -157,8 +148,8 @@ class Spawner:
             order, answer = item
             result: int | Exception
             try:
-                result = order.spawn()
-            except OSError as error:
+                result = spawn(order)
+            except (OSError, ValueError) as error:
                 result = error
             self._answers.put((answer, result))
             self._wake()
