@@ -81,12 +81,12 @@ class LocalRun:
         waiting = iter(indexes)
         try:
             while True:
-                self._fill(waiting)
+                more = self._fill(waiting)
                 while self._events:
                     yield self._events.popleft()
-                if self.stopped or not (self._running or self._again):
+                if self.stopped or not (more or self._running or self._again):
                     break
-                self._turn()
+                self._turn(wait=not more)
         finally:
             self._end_all()
         yield from self._events
@@ -117,8 +117,12 @@ class LocalRun:
             return Functions(stage, self._program.command[0])
         return Programs(stage, self._program.command, self._limits.jobs)
 
-    def _fill(self, waiting: Iterator[int]) -> None:
-        """Start what there is room for, those first that have failed and are tried again."""
+    def _fill(self, waiting: Iterator[int]) -> bool:
+        """Start what there is room for, those first that have failed and are tried again.
+
+        Tell whether there may be more to start at once: where one could not be started, the others'
+        output should not wait until all have been tried.
+        """
         while len(self._running) < self._limits.jobs and not self.stopped:
             if self._again:
                 index, attempt = self._again.popleft()
@@ -127,9 +131,9 @@ class LocalRun:
             if index < 0:
                 break
             self._start(index, attempt)
-            # The others' output should not wait until all have started.
             if self._events and isinstance(self._events[-1], Ended):
-                break
+                return True
+        return False
 
     def _start(self, index: int, attempt: int) -> None:
         job = Job(index, attempt, f"{self._sweep_id}.{index}.{attempt}", self._files(index))
@@ -154,10 +158,10 @@ class LocalRun:
         number = f"{index + 1:0{self._width}d}"
         return folder / f"{number}.out", folder / f"{number}.err"
 
-    def _turn(self) -> None:
-        """Wait for something to happen, and take note of it."""
+    def _turn(self, *, wait: bool = True) -> None:
+        """Take note of what has happened, after a wait for something to happen."""
         known = self._selector.get_map()
-        for key, _ in self._selector.select(self._patience()):
+        for key, _ in self._selector.select(self._patience() if wait else 0):
             # One of these may have closed another that is in the same list.
             if known.get(key.fd) is key:
                 key.data()

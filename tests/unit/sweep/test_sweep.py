@@ -103,6 +103,14 @@ def test_what_cannot_be_started_fails(here: Path) -> None:
     assert (too_long["exit_code"], "too long" in too_long["reason"]) == (126, True)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_that_cannot_be_started_does_not_keep_the_others_from_it(here: Path, jobs: int) -> None:
+    (here / "out" / "1.out").mkdir(parents=True)
+    sweep = Sweep(["functions_here:double", "span:{1..3}"], out_dir="out", jobs=jobs)
+    sweep.run()
+    assert codes(sweep) == [126, 0, 0]
+
+
 def test_retries(here: Path) -> None:
     script = f"test -e {here}/$1 || {{ touch {here}/$1; exit 3; }}"
     sweep = Sweep(shell(script, "span:{1..2}"), retries=1)
