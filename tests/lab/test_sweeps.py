@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from lab.lab import Lab
 
 SCRIPT = """
-echo "$HAKURIVER_NODE:$(sed -n 's/^Mems_allowed_list:[[:space:]]*//p' /proc/self/status) $1"
+memory=$(numactl --show | sed -n 's/^membind: *//p')
+echo "$HAKURIVER_NODE:${memory% } $1"
 test "$1" != fails || test -e /shared/mended
 """
 TARGETS = ("node1:0", "node1:1", "node2:1")
