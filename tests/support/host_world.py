@@ -62,17 +62,19 @@ class FakeLink:
 class Commits:
     """Counts the commits of a store while it is in use, and can let them fail.
 
-    `failing` is how many of the next ones fail. One that fails is tried once more by the store.
+    After `passing` ones, so many as `failing` says fail. One that fails is tried once more by the
+    store.
     """
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        self.failing = 0
+        self.count = self.passing = self.failing = 0
         commit = store._database.commit
 
         def counted() -> None:
             self.count += 1
-            if self.failing:
+            if self.passing:
+                self.passing -= 1
+            elif self.failing:
                 self.failing -= 1
                 raise peewee.OperationalError("database or disk is full")
             commit()
