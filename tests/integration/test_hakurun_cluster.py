@@ -49,6 +49,17 @@ def hakurun(
     return run_hakuriver("hakurun", *args, env=env, cwd=cwd, check=check, timeout=60)
 
 
+def begun(cluster: Cluster, cwd: Path, *args: str) -> subprocess.Popen[str]:
+    """Start hakurun and leave it running; what it says is to be read from its stderr."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hakuriver", "hakurun", *args],
+        env={**cluster.env, "XDG_STATE_HOME": str(cwd / "state")},
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def on(cluster: Cluster, *targets: str) -> list[str]:
     return ["-c", str(cluster.config), *(word for one in targets for word in ("--on", one))]
 
@@ -150,14 +161,7 @@ def test_an_interrupt_leaves_the_tasks_and_failures_end_them(
 ) -> None:
     script = f"test $1 = 1 && exit 3; while ! test -e {tmp_path}/go; do sleep 0.05; done"
     command = ["sh", "-c", script, "sh", "span:{1..2}"]
-    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hakuriver", "hakurun", *on(cluster, "node1", "node2"), *command],
-        env=env,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begun(cluster, tmp_path, *on(cluster, "node1", "node2"), *command)
     assert process.stderr is not None
     wait_until(lambda: "failed" in process.stderr.readline())  # type: ignore[union-attr]
     process.send_signal(signal.SIGINT)
@@ -176,16 +180,9 @@ def test_an_interrupt_leaves_the_tasks_and_failures_end_them(
 
 
 def test_what_an_interrupt_left_is_killed_by_one_command(cluster: Cluster, tmp_path: Path) -> None:
-    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
     config = ["-c", str(cluster.config)]
     words = [*on(cluster, "node1:0", "node2"), "--name", "nightly"]
-    process = subprocess.Popen(
-        [*(sys.executable, "-m", "hakuriver", "hakurun", *words), "sleep", "span:{1001..1050}"],
-        env=env,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begun(cluster, tmp_path, *words, "sleep", "span:{1001..1050}")
     journals = tmp_path / "state" / "hakuriver" / "sweeps"
     wait_until(lambda: any('"i":1' in path.read_text() for path in journals.glob("*.jsonl")))
     refused = hakurun(cluster, tmp_path, "kill", *config, "nightly", check=1)
@@ -241,15 +238,8 @@ def test_what_is_being_submitted_at_the_stop_is_not_left_in_doubt(
 
 
 def test_a_sweep_is_one_batch_to_list_and_to_end(cluster: Cluster, tmp_path: Path) -> None:
-    env = {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")}
     words = [*on(cluster, "node1:0", "node2"), "sh", "-c", "sleep $1", "sh", "span:[0,1001,1002]"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hakuriver", "hakurun", *words],
-        env=env,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begun(cluster, tmp_path, *words)
     journals = tmp_path / "state" / "hakuriver" / "sweeps"
     wait_until(lambda: any('"i":2' in path.read_text() for path in journals.glob("*.jsonl")))
     (batch_id,) = {str(task["batch_id"]) for task in tasks_of(cluster, sweep_id_in(tmp_path))}

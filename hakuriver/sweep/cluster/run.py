@@ -247,8 +247,8 @@ class ClusterRun:
         made = [(flight, batch[0]) for flight, batch in zip(flights, batches, strict=True) if batch]
         for flight, task in made:
             self._journal.write({"i": flight.job.index, "task_id": task.task_id})
-        for batch in batches:
-            self._batch_id = self._batch_id or batch.batch_id or None
+        if made and self._batch_id is None:
+            self._batch_id = made[0][1].batch_id
         return made
 
     async def _known(self, client: AsyncClient, flight: _Flight) -> AsyncTask | None:
