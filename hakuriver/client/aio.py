@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
 from hakuriver.client.backoff import PATIENCE
@@ -21,7 +22,7 @@ from hakuriver.errors import HostFault, InvalidRequest, NotFound
 from hakuriver.model.submission import MAX_MANY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from hakuriver.client.building import RerunOptions, RunOptions, Word
     from hakuriver.client.cluster import Cluster, TaskFilters
@@ -309,13 +310,13 @@ class AsyncClient:
 
     async def _renew_one(self, ids: Sequence[int], batch_id: str) -> None:
         # A submission's ids follow each other: what has joined its batch is not asked for.
-        before: str | None = str(max(ids) + 1)
-        # A page ends early where command lines are long.
-        while before is not None and int(before) > min(ids):
-            page = await self.cluster.tasks(batch=batch_id, limit=len(ids), before=before)
-            for view in page.tasks:
-                self._watcher.renew(view)
-            before = page.next_before
+        lowest, above = min(ids), str(max(ids) + 1)
+        async with aclosing(self._newest_first(batch_id, len(ids), before=above)) as views:
+            async for view in views:
+                if int(view.task_id) >= lowest:
+                    self._watcher.renew(view)
+                if int(view.task_id) <= lowest:
+                    break
 
     def _answered(self, request: SubmitRequest, answer: SubmitAnswer) -> AsyncBatch:
         """Return the batch for one of many submissions."""
@@ -328,17 +329,22 @@ class AsyncClient:
 
     async def _tasks_of(self, batch_id: str) -> list[TaskView]:
         """Return all tasks of a batch in the order of their submission."""
-        views: list[TaskView] = []
-        before: str | None = None
-        while True:
-            page = await self.cluster.tasks(batch=batch_id, limit=_PAGE, before=before)
-            views += page.tasks
-            before = page.next_before
-            if before is None:
-                break
+        views = [view async for view in self._newest_first(batch_id, _PAGE)]
         if not views:
             raise NotFound(f"no batch {batch_id}")
         return views[::-1]
+
+    async def _newest_first(
+        self, batch_id: str, limit: int, *, before: str | None = None
+    ) -> AsyncGenerator[TaskView]:
+        """Give the tasks of a batch, those before an id, by pages that may end before `limit`."""
+        while True:
+            page = await self.cluster.tasks(batch=batch_id, limit=limit, before=before)
+            for view in page.tasks:
+                yield view
+            before = page.next_before
+            if before is None:
+                return
 
 
 def _here() -> str | None:
